@@ -1,0 +1,223 @@
+"""What travels: the envelope of a task and the completion that answers it."""
+
+import hashlib
+import json
+import re
+import secrets
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
+
+from agentq.errors import Invalid
+
+VERSION = 1
+ENVELOPE_LIMIT = 64 * 1024
+LONGEST_SECONDS = 366 * 24 * 3600
+SUMMARY_LIMIT = 1000
+
+Priority = Literal["low", "normal", "high", "urgent"]
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+Outcome = Literal["completed", "failed", "cancelled", "expired"]
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _a_key(text: str) -> str:
+    if not _KEY.fullmatch(text):
+        raise ValueError("letters, digits, '.', '_' and '-' only, starting with a letter or digit")
+    return text
+
+
+TaskId = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_a_key)]
+Name = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_a_key)]
+Seconds = Annotated[float, Field(gt=0, le=LONGEST_SECONDS)]
+
+
+def utc_now() -> datetime:
+    """The present moment in UTC."""
+    return datetime.now(UTC)
+
+
+def new_task_id() -> str:
+    """A fresh id that sorts by time of submission: `task-<UTC stamp>-<random>`."""
+    return f"task-{utc_now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+
+
+def sha256_hex(data: bytes) -> str:
+    """The SHA-256 digest of data, in lower-case hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class Message(BaseModel):
+    """A JSON object whose unknown fields are kept and passed on."""
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True, frozen=True)
+
+    def to_json(self) -> bytes:
+        """The wire form, UTF-8."""
+        return self.model_dump_json(by_alias=True).encode()
+
+
+class ExpectedOutput(Message):
+    """What a result must bring: the report's format and the names of the artifacts."""
+
+    format: Annotated[str, Field(min_length=1, max_length=64)] = "markdown"
+    artifacts: tuple[Name, ...] = ()
+
+
+class Envelope(Message):
+    """A task as it travels; the first ten fields are all that a foreign producer must send."""
+
+    task_id: TaskId
+    from_: Name = Field(default="coordinator", alias="from")
+    to: Name
+    type: Name
+    priority: Priority = "normal"
+    ttl_seconds: Seconds | None = None
+    reply_to: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    context_ref: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    instructions: str
+    expected_output: ExpectedOutput = ExpectedOutput()
+
+    version: int = VERSION
+    created_at: AwareDatetime | None = None
+    store: str | None = None
+    context_sha256: str | None = None
+    request_sha256: str | None = None
+    timeout_seconds: Seconds | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] | None = None
+    not_before: AwareDatetime | None = None
+    depends_on: tuple[TaskId, ...] = ()
+    run_if: Literal["completed", "always"] = "completed"
+    requires_approval: bool = False
+    group: TaskId | None = None
+    retry_of: TaskId | None = None
+    budget: dict[str, Any] | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    traceparent: str | None = None
+    signature: dict[str, Any] | str | None = None
+
+    @field_validator("instructions")
+    @classmethod
+    def _says_something(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("instructions are empty")
+        return text
+
+    @field_validator("version")
+    @classmethod
+    def _is_understood(cls, version: int) -> int:
+        if version > VERSION:
+            raise ValueError(f"version {version} is newer than this agentq understands ({VERSION})")
+        return version
+
+    @property
+    def is_foreign(self) -> bool:
+        """True for a message that no agentq registered: it carries no request digest."""
+        return self.request_sha256 is None
+
+    def request_digest(self) -> str:
+        """SHA-256 over what was asked, without what registering adds (time, store, trace, signature)."""
+        asked = self.model_dump(
+            mode="json",
+            by_alias=True,
+            exclude_defaults=True,
+            exclude={"created_at", "store", "request_sha256", "traceparent", "signature"},
+        )
+        text = json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return sha256_hex(text.encode())
+
+    def starts_from(self) -> datetime | None:
+        """The moment from which the task may start and its TTL counts, None before it is registered."""
+        if self.created_at is None or self.not_before is None:
+            return self.created_at
+        return max(self.created_at, self.not_before)
+
+    def expires_at(self) -> datetime | None:
+        """The moment after which an unstarted task is expired, None for never."""
+        start = self.starts_from()
+        if start is None or self.ttl_seconds is None:
+            return None
+        return start + timedelta(seconds=self.ttl_seconds)
+
+
+class Artifact(Message):
+    """A piece of evidence: where it lies, its digest, and who made it (`daemon`, `agent` or `hand`)."""
+
+    name: str
+    ref: str
+    sha256: str
+    bytes: int
+    media_type: str = "application/octet-stream"
+    made_by: str = "agent"
+
+
+class Usage(Message):
+    """What an attempt took; unknown stays None."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+    seconds: float | None = None
+
+
+class Completion(Message):
+    """How a task ended: the manifest in the store and the notice to the coordinator are both this."""
+
+    task_id: TaskId
+    from_: str = Field(alias="from")
+    to: str
+    status: Outcome
+    result_ref: str | None = None
+    summary: str = ""
+    version: int = VERSION
+    attempt: int
+    result_sha256: str | None = None
+    finished_at: AwareDatetime
+    reason: str | None = None
+    verified: bool = False
+    artifacts: tuple[Artifact, ...] = ()
+    usage: Usage = Usage()
+
+    def artifact(self, name: str) -> Artifact | None:
+        """The artifact of that name, None when there is none."""
+        return next((a for a in self.artifacts if a.name == name), None)
+
+
+def parse_envelope(body: bytes) -> Envelope:
+    """The envelope in a message's body; raises Invalid with a reason that a person understands."""
+    if len(body) > ENVELOPE_LIMIT:
+        raise Invalid(f"the message has {len(body)} bytes, an envelope may have {ENVELOPE_LIMIT}")
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise Invalid(f"the message is not UTF-8 (byte {error.start})") from error
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Invalid(f"the message is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise Invalid(f"the message is JSON, but not an object: {type(value).__name__}")
+    try:
+        return Envelope.model_validate(value)
+    except ValidationError as error:
+        raise Invalid(f"the message is no valid envelope: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error as one line: `field: what is wrong`, separated by semicolons; values are not repeated."""
+    parts = []
+    for item in error.errors(include_url=False, include_input=False):
+        field = ".".join(str(step) for step in item["loc"])
+        text = item["msg"].removeprefix("Value error, ")
+        parts.append(f"{field}: {text}" if field else text)
+    return "; ".join(parts)
