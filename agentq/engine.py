@@ -75,6 +75,9 @@ class Engine(Protocol):
     async def declare(self, agents: Sequence[str], coordinators: Sequence[str]) -> Declared:
         """Make all that is used here; repeating it changes nothing. Raises Conflict when something exists otherwise."""
 
+    async def ready(self, agent: str) -> None:
+        """Raise EngineUnavailable unless a publish to that agent would be accepted just now."""
+
     async def publish(self, envelope: Envelope, *, delay: float = 0.0, guard: Guard | None = None) -> None:
         """Hand a message to the agent's queue, not before `delay` seconds; returns once the engine made it durable."""
 

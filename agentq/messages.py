@@ -171,7 +171,10 @@ class Usage(Message):
 
 
 class Completion(Message):
-    """How a task ended: the manifest in the store and the notice to the coordinator are both this."""
+    """How a task ended: the manifest in the store and the notice to the coordinator are both this.
+
+    `given_up` says that agentq failed it (attempts used up, or nothing may run it), so that it is dead-lettered.
+    """
 
     task_id: TaskId
     from_: str = Field(alias="from")
@@ -185,6 +188,7 @@ class Completion(Message):
     finished_at: AwareDatetime
     reason: str | None = None
     verified: bool = False
+    given_up: bool = False
     artifacts: tuple[Artifact, ...] = ()
     usage: Usage = Usage()
 

@@ -1,0 +1,247 @@
+"""The one place that puts the parts together, from settings; heavy parts are imported when first needed."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from agentq.config import Profile, Settings, find_profile, load_settings, profiles
+from agentq.coordinator import Coordinator, Registered
+from agentq.engine import DeadLetter, Declared, Engine, Health
+from agentq.errors import EngineUnavailable, Invalid, NotFound
+from agentq.messages import Envelope, parse_envelope
+from agentq.records import Records
+from agentq.store import Store
+
+if TYPE_CHECKING:
+    from agentq.doctor import Findings
+    from agentq.worker import Worker
+
+
+def open_store(url: str) -> Store:
+    """The store behind a URL or a path; raises Invalid for a kind that does not exist."""
+    parts = urlsplit(url)
+    if parts.scheme in ("", "file"):
+        from agentq.stores.file import FileStore
+
+        return FileStore(Path(unquote(parts.path) if parts.scheme else url).expanduser().absolute())
+    raise Invalid(f"there is no store for {parts.scheme}:// URLs", hint="Use a path or file:///path.")
+
+
+def open_engine(settings: Settings) -> Engine:
+    """The engine behind the settings' broker URLs; nothing is connected yet."""
+    schemes = {urlsplit(url).scheme for url in settings.broker}
+    if schemes == {"sqlite"}:
+        from agentq.engines.sqlite import SQLiteEngine
+
+        return SQLiteEngine(Path(unquote(urlsplit(settings.broker[0]).path)))
+    if schemes and schemes <= {"amqp", "amqps"}:
+        return _open_rabbitmq(settings)
+    raise Invalid(
+        f"there is no engine for {' and '.join(sorted(f'{scheme}://' for scheme in schemes))} URLs",
+        hint="Use amqp://host, amqps://host or sqlite:///path/queue.db.",
+    )
+
+
+def _open_rabbitmq(settings: Settings) -> Engine:
+    from agentq.engines.rabbitmq import RabbitMQEngine, RabbitMQSettings
+
+    section = settings.rabbitmq
+    return RabbitMQEngine(
+        RabbitMQSettings(
+            urls=settings.broker,
+            user=section.user,
+            password=section.password.get_secret_value() if section.password else None,
+            vhost=section.vhost,
+            namespace=settings.namespace,
+            heartbeat=section.heartbeat,
+            timeout=section.timeout,
+            ca_file=str(section.ca_file) if section.ca_file else None,
+            cert_file=str(section.cert_file) if section.cert_file else None,
+            key_file=str(section.key_file) if section.key_file else None,
+            verify=section.verify,
+        )
+    )
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return parts._replace(netloc=f"{parts.username}@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+class App:
+    """agentq for one set of settings: what the CLI and other edges call."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @classmethod
+    def load(cls, **flags: Any) -> "App":
+        """An app with the settings in force, flags first."""
+        return cls(load_settings(flags))
+
+    @cached_property
+    def store(self) -> Store:
+        """The store; the data folder of the defaults is made, any other place must exist."""
+        if self.settings.store.startswith(f"file://{self.settings.data}/"):
+            self.settings.data.mkdir(parents=True, exist_ok=True)
+        return open_store(self.settings.store)
+
+    @cached_property
+    def records(self) -> Records:
+        """The papers in the store."""
+        return Records(self.store)
+
+    @cached_property
+    def coordinator(self) -> Coordinator:
+        """The coordinator's side."""
+        from agentq.ownership import is_orphaned
+
+        return Coordinator(self.records, is_gone=is_orphaned)
+
+    @cached_property
+    def profiles(self) -> Mapping[str, Profile]:
+        """All worker profiles that can be found from here."""
+        return profiles(self.settings)
+
+    @cached_property
+    def agents(self) -> tuple[str, ...]:
+        """Every agent that has a profile or is named in the settings."""
+        return tuple(sorted({*self.profiles, *self.settings.agents}))
+
+    @contextlib.asynccontextmanager
+    async def engine(self) -> AsyncIterator[Engine]:
+        """An engine, closed at the end."""
+        engine = open_engine(self.settings)
+        try:
+            yield engine
+        finally:
+            await engine.close()
+
+    @property
+    def passwordless_broker(self) -> tuple[str, ...]:
+        """The broker's URLs as they may be shown and written down: without passwords."""
+        return tuple(_without_password(url) for url in self.settings.broker)
+
+    # ------------------------------------------------------------------ tasks
+
+    def check_target(self, agent: str, task_type: str) -> None:
+        """Raise Invalid for an agent that nobody is, or a type that its profile does not take."""
+        if agent not in self.agents:
+            raise Invalid(
+                f"there is no agent {agent}",
+                hint=f"Known: {', '.join(self.agents)}. Others are named in agents = [...] of agentq.toml.",
+            )
+        profile = self.profiles.get(agent)
+        if profile and profile.types and task_type not in profile.types:
+            raise Invalid(
+                f"{agent} takes no tasks of type {task_type}",
+                hint=f"It takes: {', '.join(profile.types)}.",
+            )
+
+    async def submit(self, request: Envelope, context: bytes | None = None) -> Registered:
+        """Register a task and hand it to the engine; nothing is written when the engine would refuse it."""
+        self.check_target(request.to, request.type)
+        async with self.engine() as engine:
+            await engine.ready(request.to)
+            registered = self.coordinator.register(request, context)
+            if registered.unpublished:
+                await self._publish(engine, registered.envelope)
+        return registered
+
+    async def _publish(self, engine: Engine, envelope: Envelope) -> None:
+        from agentq.lifecycle import Papers, due
+        from agentq.messages import utc_now
+
+        until = due(Papers(envelope=envelope))
+        delay = max(0.0, (until - utc_now()).total_seconds()) if until else 0.0
+        try:
+            await engine.publish(envelope, delay=delay)
+        except EngineUnavailable as error:
+            raise EngineUnavailable(
+                f"{envelope.task_id} is registered, but not known to be in its queue: {error}",
+                hint=f"Nothing is lost: repeat the command with --id {envelope.task_id}, or wait: workers publish it.",
+            ) from error
+        self.coordinator.published(envelope.task_id)
+
+    # ------------------------------------------------------------------ dead letters
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """All dead letters, oldest first."""
+        async with self.engine() as engine:
+            return await engine.dead_letters()
+
+    async def remove_dead_letters(self, ids: Sequence[str]) -> int:
+        """Remove dead letters for good; answers how many were there."""
+        async with self.engine() as engine:
+            return sum([await engine.remove_dead_letter(letter_id) for letter_id in ids])
+
+    async def retry_dead_letter(self, letter: DeadLetter) -> Registered:
+        """Submit what a dead letter asked for again: a finished task as a new one that cites it, else as it was."""
+        request = parse_envelope(letter.body)
+        with contextlib.suppress(NotFound):
+            known = self.coordinator.envelope(request.task_id)
+            if known.request_sha256 == request.request_digest():
+                request = self.coordinator.retry(request.task_id)
+            else:
+                raise Invalid(
+                    f"{letter.id} has another content than the task registered as {request.task_id}",
+                    hint="Submit it under another id: agentq dlq show prints its body.",
+                )
+        registered = await self.submit(request)
+        await self.remove_dead_letters([letter.id])
+        return registered
+
+    # ------------------------------------------------------------------ setting up
+
+    async def declare(self) -> Declared:
+        """Declare the engine's whole topology for all known agents."""
+        async with self.engine() as engine:
+            return await engine.declare(self.agents, [self.settings.coordinator])
+
+    async def health(self) -> Health:
+        """What the engine is, and what is missing in it."""
+        async with self.engine() as engine:
+            return await engine.health(self.agents)
+
+    async def examine(self) -> "Findings":
+        """What is wrong with the engine, the store and the papers; changes nothing."""
+        from agentq.doctor import examine
+
+        async with self.engine() as engine:
+            return await examine(self.records, engine, self.agents)
+
+    async def repair(self, findings: "Findings") -> list[str]:
+        """Mend what can be mended; one line for each thing done."""
+        from agentq.doctor import repair
+
+        async with self.engine() as engine:
+            return await repair(self.records, engine, findings)
+
+    # ------------------------------------------------------------------ workers
+
+    @contextlib.asynccontextmanager
+    async def worker(
+        self, name: str, *, runner: Sequence[str] = (), on_ready: Callable[[], None] = lambda: None
+    ) -> AsyncIterator["Worker"]:
+        """A worker for an agent's profile; raises NotFound without one, Invalid when its agent cannot be started."""
+        from agentq.runners.command import CommandRunner
+        from agentq.worker import Worker
+
+        profile = find_profile(name, self.settings)
+        command = tuple(runner) or profile.runner.command
+        if not command:
+            raise Invalid(
+                f"{profile.folder}/worker.toml names no agent to run",
+                hint="Set command = [...] under [runner], or give --runner COMMAND (AGENTQ_RUNNER).",
+            )
+        agent = CommandRunner(command, prompt_via=profile.runner.prompt)
+        verifier = CommandRunner(profile.evidence.verify) if profile.evidence.verify else None
+        for program in (agent, verifier) if verifier else (agent,):
+            program.check()
+        async with self.engine() as engine:
+            yield Worker(self.records, engine, profile, agent, verifier, data=self.settings.data, on_ready=on_ready)

@@ -1,0 +1,430 @@
+"""One attempt of a task: keep its lease, run the agent, collect and check the evidence, commit or end."""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+from agentq.claim import Claims, Settle, Start, Verdict, end_of
+from agentq.config import PASSED_ENVIRONMENT, Profile
+from agentq.engine import Delivery, Engine, Guard
+from agentq.errors import AgentqError, Invalid, StoreUnavailable
+from agentq.evidence import (
+    PATCH,
+    SUMMARY,
+    TEST_OUTPUT,
+    TRANSCRIPT,
+    Collector,
+    Evidence,
+    report_text,
+    summary_from,
+)
+from agentq.lifecycle import backoff
+from agentq.messages import Outcome, Usage, sha256_hex, utc_now
+from agentq.papers import Lease, Proposal, new_token
+from agentq.patience import patiently
+from agentq.prompt import render
+from agentq.records import Records, evidence_prefix
+from agentq.runner import Job, Ran, Runner
+from agentq.settle import REPORT, commit, completion_of
+from agentq.workspace import Workspace, open_workspace
+
+log = logging.getLogger("agentq")
+
+Stop = Literal["lost", "cancelled", "drained"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """The folders of an attempt on this host; they are removed when its evidence is in the store."""
+
+    root: Path
+
+    @property
+    def work(self) -> Path:
+        """Where the agent works, unless its workspace says otherwise."""
+        return self.root / "work"
+
+    @property
+    def output(self) -> Path:
+        """Where the agent leaves its own files."""
+        return self.root / "output"
+
+    @property
+    def transcript(self) -> Path:
+        """Everything the agent printed."""
+        return self.root / "transcript.log"
+
+    @property
+    def tests(self) -> Path:
+        """What the verify command printed."""
+        return self.root / "test-output.txt"
+
+    @property
+    def context(self) -> Path:
+        """The task's context, copied out of the store."""
+        return self.root / "context.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What an attempt needs of its worker."""
+
+    records: Records
+    engine: Engine
+    runner: Runner
+    verifier: Runner | None
+    profile: Profile
+    claims: Claims
+    scratch: Path
+
+
+class Keeper:
+    """Renews the lease, publishes the guard, and notices when the attempt is no longer ours to finish."""
+
+    def __init__(self, bench: Bench, start: Start, delivery: Delivery) -> None:
+        self._bench = bench
+        self._start = start
+        self._delivery = delivery
+        self._guard: str | None = None
+        self._counter = 0
+        self.stop: Stop | None = None
+        self.stopped = asyncio.Event()
+
+    def ask(self, why: Stop) -> None:
+        """Ask the attempt to stop; the first reason holds."""
+        if self.stop is None:
+            self.stop = why
+            self.stopped.set()
+
+    async def keep(self) -> None:
+        """Renew until cancelled; a store or an engine that is away for a while is waited for."""
+        while True:
+            await asyncio.sleep(self._bench.profile.limits.renew_seconds)
+            with contextlib.suppress(StoreUnavailable):
+                await asyncio.to_thread(self._renew)
+                await self.look()
+            if self._guard is None and self.stop is None:
+                with contextlib.suppress(AgentqError):
+                    await self._publish_guard()
+
+    async def look(self) -> None:
+        """Read whether the attempt is still ours; StoreUnavailable when that cannot be told."""
+        stop = await asyncio.to_thread(standing, self._bench.records, self._start)
+        if stop:
+            self.ask(stop)
+
+    def _renew(self) -> None:
+        self._counter += 1
+        claim = self._start.claim
+        lease = Lease(token=claim.token, counter=self._counter, at=utc_now(), guard=self._guard)
+        self._bench.records.renew(self._start.papers.envelope.task_id, claim.attempt, lease)
+
+    async def _publish_guard(self) -> None:
+        """Put the guard in the engine, note it in the lease, then let go of the delivery, in this order."""
+        guard = Guard(attempt=self._start.claim.attempt, counter=self._counter, id=new_token())
+        lease = self._bench.profile.limits.lease_seconds
+        await self._bench.engine.publish(self._start.papers.envelope, delay=lease, guard=guard)
+        self._guard = guard.id
+        await asyncio.to_thread(self._renew)
+        await self._delivery.ack()
+
+
+def standing(records: Records, start: Start) -> Stop | None:
+    """Why the owner of an attempt must stop: None while it is still its to finish."""
+    task_id, number = start.papers.envelope.task_id, start.claim.attempt
+    if records.taken(task_id, number + 1) or records.ended(task_id, number) or records.manifest(task_id):
+        return "lost"
+    return "cancelled" if records.cancel_asked(task_id) else None
+
+
+class AttemptRun:
+    """Carries one claimed attempt to its end; `run` answers what is to be done with the task then."""
+
+    def __init__(self, bench: Bench, start: Start, delivery: Delivery) -> None:
+        self._bench = bench
+        self._start = start
+        self._records = bench.records
+        self._envelope = start.papers.envelope
+        self._number = start.claim.attempt
+        self._prefix = evidence_prefix(self._envelope.task_id, self._number)
+        self._scratch = Scratch(bench.scratch / self._envelope.task_id / str(self._number))
+        self._workspace: Workspace | None = None
+        self._began = time.monotonic()
+        self.keeper = Keeper(bench, start, delivery)
+
+    async def run(self) -> Verdict:
+        """Run the agent, commit its result or end the attempt, and clean up; never raises for what the agent did."""
+        keeping = asyncio.create_task(self.keeper.keep())
+        try:
+            with contextlib.suppress(StoreUnavailable):
+                await self.keeper.look()
+            ran = await self._run_agent()
+            verdict = await self._finish(ran)
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+        await asyncio.to_thread(self._clean)
+        return verdict
+
+    # ------------------------------------------------------------------ running
+
+    async def _run_agent(self) -> Ran:
+        if self.keeper.stop:
+            return Ran("stopped", f"{self.keeper.stop} before the agent was started")
+        try:
+            job = await patiently(self._prepare)
+        except Invalid as error:
+            return Ran("refused", str(error))
+        except OSError as error:
+            return Ran("failed", f"the attempt's folder could not be made: {error}")
+        return await self._unless_stopped(self._bench.runner, job)
+
+    async def _unless_stopped(self, runner: Runner, job: Job) -> Ran:
+        """Run a program to its end, or stop it when the attempt has to stop."""
+        agent = asyncio.create_task(runner.run(job))
+        stopped = asyncio.create_task(self.keeper.stopped.wait())
+        try:
+            await asyncio.wait({agent, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            return agent.result() if agent.done() else Ran("stopped", self.keeper.stop)
+        finally:
+            await _cancel(agent, stopped)
+
+    def _prepare(self) -> Job:
+        """Make the attempt's folders and prompt; raises Invalid for what no further attempt could mend."""
+        shutil.rmtree(self._scratch.root, ignore_errors=True)
+        self._scratch.output.mkdir(parents=True)
+        context = self._copy_context()
+        self._workspace = self._open_workspace()
+        limits = self._bench.profile.limits
+        prompt = render(
+            self._bench.profile, self._start.papers, self._number, context, self._scratch.output, self._workspace.path
+        )
+        return Job(
+            task_id=self._envelope.task_id,
+            attempt=self._number,
+            token=self._start.claim.token,
+            prompt=prompt,
+            workdir=self._workspace.path,
+            output=self._scratch.output,
+            transcript=self._scratch.transcript,
+            environment=self._environment(context),
+            timeout_seconds=self._envelope.timeout_seconds or limits.timeout_seconds,
+            silence_seconds=limits.silence_seconds,
+            output_limit=limits.output_bytes,
+        )
+
+    def _copy_context(self) -> Path | None:
+        ref = self._envelope.context_ref
+        if ref is None:
+            return None
+        key = self._records.store.key(ref)
+        data = self._records.store.get(key) if key else None
+        if data is None:
+            raise Invalid(f"the context {ref} is not in this worker's store {self._records.store.url}")
+        if self._envelope.context_sha256 not in (None, sha256_hex(data)):
+            raise Invalid(f"the context {ref} was altered after the task was submitted")
+        self._scratch.context.write_bytes(data)
+        return self._scratch.context
+
+    def _open_workspace(self) -> Workspace:
+        section, labels = self._bench.profile.workspace, self._envelope.labels
+        return open_workspace(
+            section.kind,
+            folder=self._scratch.work,
+            task_id=self._envelope.task_id,
+            attempt=self._number,
+            repository=Path(labels["repo"]) if "repo" in labels else section.repository,
+            base=labels.get("base") or section.base,
+        )
+
+    def _environment(self, context: Path | None) -> Mapping[str, str]:
+        section = self._bench.profile.environment
+        passed = {name: os.environ[name] for name in (*PASSED_ENVIRONMENT, *section.let_through) if name in os.environ}
+        tools = str(Path(sys.executable).parent)
+        own = {
+            "PATH": f"{passed.get('PATH', os.defpath)}{os.pathsep}{tools}",
+            "AGENTQ_TASK_ID": self._envelope.task_id,
+            "AGENTQ_ATTEMPT": str(self._number),
+            "AGENTQ_TOKEN": self._start.claim.token,
+            "AGENTQ_AGENT": self._bench.profile.agent,
+            "AGENTQ_OUTPUT": str(self._scratch.output),
+            "AGENTQ_STORE": self._records.store.url,
+        }
+        if context:
+            own["AGENTQ_CONTEXT"] = str(context)
+        return passed | section.set | own
+
+    # ------------------------------------------------------------------ finishing
+
+    async def _finish(self, ran: Ran) -> Verdict:
+        evidence, summary = await self._collect(ran)
+        if self.keeper.stop is None:
+            await patiently(self._still_ours)
+        if self.keeper.stop == "lost":
+            log.warning(
+                "%s: attempt %d was taken over; its work is kept as late evidence", self._envelope.task_id, self._number
+            )
+            return await self._decide()
+        if self.keeper.stop == "drained":
+            return await self._end("interrupted: the worker was stopped", evidence, counts=False)
+        if self.keeper.stop == "cancelled":
+            return await self._commit("cancelled", evidence, summary, reason="cancelled while it ran")
+        return await self._judge(ran, evidence, summary)
+
+    def _still_ours(self) -> None:
+        stop = standing(self._records, self._start)
+        if stop:
+            self.keeper.ask(stop)
+
+    async def _judge(self, ran: Ran, evidence: Evidence, summary: str) -> Verdict:
+        """Commit what is final, end what may be tried again."""
+        proposal = await patiently(self._proposal)
+        if ran.ended == "refused":
+            return await self._commit("failed", evidence, summary, reason=ran.reason)
+        if proposal and proposal.status == "failed" and ran.ended in ("done", "failed"):
+            return await self._commit("failed", evidence, summary, reason=proposal.reason)
+        if ran.ended != "done":
+            return await self._end(ran.reason or ran.ended, evidence)
+        if evidence.faults:
+            return await self._end(f"the agent said it was done, but {'; '.join(evidence.faults)}", evidence)
+        usage = ran.usage.model_copy(update={"seconds": round(time.monotonic() - self._began, 3)})
+        return await self._commit("completed", evidence, summary, usage=usage, verified=True)
+
+    def _proposal(self) -> Proposal | None:
+        return self._records.proposal(self._envelope.task_id, self._number)
+
+    async def _commit(
+        self,
+        status: Outcome,
+        evidence: Evidence,
+        summary: str,
+        *,
+        reason: str | None = None,
+        usage: Usage | None = None,
+        verified: bool = False,
+    ) -> Verdict:
+        completion = completion_of(
+            self._start.papers,
+            status,
+            by=self._bench.profile.agent,
+            attempt=self._number,
+            reason=reason,
+            summary=summary,
+            verified=verified,
+            artifacts=tuple(evidence.artifacts),
+        )
+        completion = completion.model_copy(update={"usage": usage or Usage()})
+        return Settle(await patiently(functools.partial(commit, self._records, completion)))
+
+    async def _end(self, reason: str, evidence: Evidence, *, counts: bool = True) -> Verdict:
+        retry, papers = self._bench.profile.retry, self._start.papers
+        delay = backoff(retry.delay_seconds, retry.factor, retry.longest_seconds, papers.counted + 1)
+        end = end_of(self._start.claim, self._bench.profile.agent, reason, counts=counts)
+        end = end.model_copy(
+            update={
+                "artifacts": tuple(evidence.artifacts),
+                "retry_at": utc_now() + timedelta(seconds=delay) if counts else None,
+            }
+        )
+        await patiently(functools.partial(self._records.end, self._envelope.task_id, end))
+        log.info("%s: attempt %d ended: %s", self._envelope.task_id, self._number, reason)
+        return await self._decide()
+
+    async def _decide(self) -> Verdict:
+        decide = functools.partial(self._bench.claims.decide, self._envelope.task_id, may_start=False)
+        return await patiently(decide)
+
+    # ------------------------------------------------------------------ evidence
+
+    async def _collect(self, ran: Ran) -> tuple[Evidence, str]:
+        """Put everything the attempt left into the store, and check it against what was asked for."""
+        collector = Collector(self._records, self._prefix)
+        if not self._scratch.root.exists():
+            return collector.evidence, ""
+        await patiently(functools.partial(self._add_own, collector))
+        if ran.ended == "done":
+            await self._verify(collector)
+        return await patiently(functools.partial(self._add_agents, collector, ran))
+
+    def _add_own(self, collector: Collector) -> None:
+        collector.evidence = Evidence()
+        if self._scratch.transcript.exists():
+            collector.add(TRANSCRIPT, self._scratch.transcript, suffix=".log")
+        self._add_patch(collector)
+
+    def _add_agents(self, own: Collector, ran: Ran) -> tuple[Evidence, str]:
+        collector = own.copy()
+        collector.add_output(self._scratch.output)
+        evidence = collector.evidence
+        summary = self._summary(evidence, self._proposal(), ran)
+        report = report_text(evidence, ran.final_text, summary)
+        if report:
+            collector.add(REPORT, report, suffix=".md")
+        evidence.require((REPORT, *self._envelope.expected_output.artifacts, *self._bench.profile.evidence.artifacts))
+        return evidence, summary
+
+    def _add_patch(self, collector: Collector) -> None:
+        try:
+            patch = self._workspace.patch() if self._workspace else None
+        except Invalid as error:
+            collector.evidence.faults.append(f"the patch could not be made: {error}")
+        else:
+            if patch is not None:
+                collector.add(PATCH, patch, suffix=".diff")
+
+    async def _verify(self, collector: Collector) -> None:
+        section = self._bench.profile.evidence
+        if self._bench.verifier is None or self._workspace is None:
+            return
+        ran = await self._unless_stopped(self._bench.verifier, self._verify_job(self._workspace))
+        if ran.ended != "done":
+            collector.evidence.faults.append(f"the verify command ({' '.join(section.verify)}) {ran.reason}")
+        if self._scratch.tests.exists():
+            add = functools.partial(collector.add, TEST_OUTPUT, self._scratch.tests, suffix=".txt")
+            await patiently(add)
+
+    def _verify_job(self, workspace: Workspace) -> Job:
+        return Job(
+            task_id=self._envelope.task_id,
+            attempt=self._number,
+            token=self._start.claim.token,
+            prompt="",
+            workdir=workspace.path,
+            output=self._scratch.output,
+            transcript=self._scratch.tests,
+            environment=self._environment(None),
+            timeout_seconds=self._bench.profile.evidence.verify_seconds,
+            output_limit=self._bench.profile.limits.output_bytes,
+        )
+
+    def _summary(self, evidence: Evidence, proposal: Proposal | None, ran: Ran) -> str:
+        texts = [proposal.summary] if proposal else []
+        for name in (SUMMARY, REPORT):
+            artifact = evidence.of(name)
+            if artifact:
+                texts.append(self._records.read(artifact).decode(errors="replace"))
+        return summary_from([*texts, ran.final_text])
+
+    def _clean(self) -> None:
+        if self._workspace:
+            with contextlib.suppress(AgentqError):
+                self._workspace.remove()
+        shutil.rmtree(self._scratch.root, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._scratch.root.parent.rmdir()
+
+
+async def _cancel(*tasks: "asyncio.Task[object]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,295 @@
+"""What to do with one delivery, decided from the papers alone; every path may be walked again by anyone.
+
+Two hands that meet here agree by creating a paper: an attempt's number (claim or seal), an attempt's end, the
+manifest. Who loses reads the papers again from the start and never tries the next number on its own.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from agentq.engine import Guard
+from agentq.errors import Invalid
+from agentq.lifecycle import Papers, due, is_expired
+from agentq.messages import Completion, Envelope, Outcome, parse_envelope, utc_now
+from agentq.papers import Attempt, Claim, End, Owner, new_token
+from agentq.records import Records
+from agentq.settle import commit, completion_of, seal
+
+WRONG_STORE_DELAY = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Move this message alone to the dead letters."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Acknowledge: another message or paper looks after the task."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """The task has ended: settle it if it is still open, then acknowledge."""
+
+    manifest: Completion
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Publish a copy with a delay (and as a guard), then acknowledge."""
+
+    envelope: Envelope
+    delay: float
+    why: str
+    guard: Guard | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LookAgain:
+    """Keep the delivery, and pick it up again after that many seconds: a lease that still stands still is dead."""
+
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The attempt is ours: run the agent."""
+
+    papers: Papers
+    claim: Claim
+
+
+Verdict = Refuse | Drop | Settle | Park | LookAgain | Start
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What one worker may take, and on what terms. Times are seconds."""
+
+    agent: str
+    owner: Owner
+    types: Collection[str]
+    max_attempts: int
+    lease: float
+    renewal: float
+
+
+class Claims:
+    """Decides over deliveries for one worker."""
+
+    def __init__(
+        self, records: Records, terms: Terms, *, is_gone: Callable[[Claim], bool], now: Callable[[], datetime] = utc_now
+    ) -> None:
+        self.records = records
+        self.terms = terms
+        self._is_gone = is_gone
+        self._now = now
+
+    def pick_up(self, body: bytes, guard: Guard | None, published_at: datetime | None, looked: bool = False) -> Verdict:
+        """What to do with a delivery; papers that follow from it (a claim, an end, a seal) are written already."""
+        try:
+            envelope = self._admit(parse_envelope(body), published_at)
+        except Invalid as error:
+            return Refuse(str(error))
+        if isinstance(envelope, Park):
+            return envelope
+        return self.decide(envelope.task_id, guard, looked)
+
+    def decide(
+        self, task_id: str, guard: Guard | None = None, looked: bool = False, *, may_start: bool = True
+    ) -> Verdict:
+        """The same for a registered task; without `may_start` a task that is ready is parked for no time at all."""
+        while True:
+            papers = self.records.papers(task_id)
+            if papers is None:
+                return Refuse(f"{task_id} is not registered in {self.records.store.url}")
+            verdict = self._ended(papers) or self._running(papers, guard, looked)
+            verdict = verdict or self._over(papers) or self._not_yet(papers)
+            if verdict is None and may_start:
+                verdict = self._claim(papers)
+            elif verdict is None:
+                verdict = Park(papers.envelope, 0.0, "released")
+            if not isinstance(verdict, _Again):
+                return verdict
+
+    # ------------------------------------------------------------------ admitting
+
+    def _admit(self, message: Envelope, published_at: datetime | None) -> Envelope | Park:
+        """The registered envelope that the message stands for; registers a foreign producer's. Raises Invalid."""
+        registered = self.records.envelope(message.task_id)
+        if registered is None and not message.is_foreign:
+            return self._papers_missing(message)
+        if message.to != self.terms.agent:
+            raise Invalid(f"the message is for {message.to} and was in the queue of {self.terms.agent}")
+        registered = registered or self._register(message, published_at)
+        if registered.request_sha256 != message.request_digest():
+            raise Invalid(f"another task is registered as {message.task_id}; this message's content is not that task's")
+        return registered
+
+    def _papers_missing(self, message: Envelope) -> Park:
+        here = self.records.store.url
+        if message.store == here:
+            raise Invalid(f"{message.task_id} has no papers in {here}: collected long ago, or never registered")
+        why = f"{message.task_id} has its papers in {message.store}, this worker's store is {here}"
+        return Park(message, WRONG_STORE_DELAY, why)
+
+    def _register(self, message: Envelope, published_at: datetime | None) -> Envelope:
+        refusal = unsupported(message) or self._other_type(message)
+        if refusal:
+            raise Invalid(refusal)
+        self.records.open(message.task_id, published=True)
+        update = {
+            "created_at": message.created_at or published_at or self._now(),
+            "store": self.records.store.url,
+            "request_sha256": message.request_digest(),
+        }
+        return self.records.register(message.model_copy(update=update))
+
+    def _other_type(self, envelope: Envelope) -> str | None:
+        if not self.terms.types or envelope.type in self.terms.types:
+            return None
+        return f"{self.terms.agent} takes no tasks of type {envelope.type!r}, only {', '.join(self.terms.types)}"
+
+    # ------------------------------------------------------------------ deciding, in this order
+
+    def _ended(self, papers: Papers) -> Verdict | None:
+        if papers.manifest:
+            return Settle(papers.manifest)
+        return Settle(commit(self.records, papers.seal.completion)) if papers.seal else None
+
+    def _running(self, papers: Papers, guard: Guard | None, looked: bool) -> "Verdict | _Again | None":
+        claim, last = papers.running, papers.last
+        if claim is None or last is None:
+            return None
+        if self._is_gone(claim):
+            return self._bury(papers, claim, "its worker's process died")
+        if guard and guard.attempt == claim.attempt:
+            return self._guard_came_back(papers, last, guard, looked)
+        return self._copy_of_running(papers, last)
+
+    def _guard_came_back(self, papers: Papers, last: Attempt, guard: Guard, looked: bool) -> "Verdict | _Again":
+        lease = last.lease
+        counter = lease.counter if lease else 0
+        if lease and lease.guard and lease.guard != guard.id:
+            return Drop(f"attempt {last.number} has another guard")
+        if counter != guard.counter:
+            return self._park_guard(papers, last.number, counter, guard.id)
+        if not looked:
+            return LookAgain(2 * self.terms.renewal)
+        return self._bury(papers, last.paper, f"its worker was silent for {self.terms.lease:g} s")
+
+    def _copy_of_running(self, papers: Papers, last: Attempt) -> Verdict:
+        if last.lease and last.lease.guard:
+            return Drop(f"attempt {last.number} is running and has its guard")
+        return self._park_guard(papers, last.number, last.lease.counter if last.lease else 0, new_token())
+
+    def _park_guard(self, papers: Papers, number: int, counter: int, guard_id: str) -> Park:
+        guard = Guard(attempt=number, counter=counter, id=guard_id)
+        return Park(papers.envelope, self.terms.lease, f"guards attempt {number}", guard)
+
+    def _bury(self, papers: Papers, paper: object, reason: str) -> "_Again":
+        if isinstance(paper, Claim):
+            self.records.end(papers.envelope.task_id, end_of(paper, self.terms.agent, reason, at=self._now()))
+        return AGAIN
+
+    def _over(self, papers: Papers) -> "Verdict | _Again | None":
+        """Seal a task that must not be started (again)."""
+        envelope, limit = papers.envelope, papers.envelope.max_attempts or self.terms.max_attempts
+        if self.records.cancel_asked(envelope.task_id):
+            return self._seal(papers, "cancelled", "cancelled before it was started")
+        if is_expired(papers, self._now()):
+            return self._seal(papers, "expired", f"not started within {envelope.ttl_seconds:g} s")
+        refusal = unsupported(envelope) or self._other_type(envelope)
+        if refusal:
+            return self._seal(papers, "failed", refusal, given_up=True)
+        if papers.counted >= limit:
+            return self._seal(papers, "failed", _exhausted(papers), given_up=True)
+        return None
+
+    def _seal(self, papers: Papers, status: Outcome, reason: str, *, given_up: bool = False) -> "Verdict | _Again":
+        last = papers.last
+        evidence = last.end.artifacts if last and last.end else ()
+        completion = completion_of(
+            papers,
+            status,
+            by=self.terms.agent,
+            attempt=papers.next_number,
+            reason=reason,
+            artifacts=evidence,
+            given_up=given_up,
+            finished_at=self._now(),
+        )
+        manifest = seal(self.records, papers, completion, by=self.terms.agent)
+        return Settle(manifest) if manifest else AGAIN
+
+    def _not_yet(self, papers: Papers) -> Park | None:
+        until, now = due(papers), self._now()
+        if until is None or until <= now:
+            return None
+        return Park(papers.envelope, (until - now) / timedelta(seconds=1), f"not before {until:%H:%M:%S}")
+
+    def _claim(self, papers: Papers) -> "Verdict | _Again":
+        task_id = papers.envelope.task_id
+        claim = Claim(
+            attempt=papers.next_number,
+            token=new_token(),
+            worker=self.terms.agent,
+            owner=self.terms.owner,
+            at=self._now(),
+            lease_seconds=self.terms.lease,
+        )
+        if not self.records.take(task_id, claim):
+            return AGAIN
+        manifest = self.records.manifest(task_id)
+        if manifest:
+            return Settle(manifest)
+        return Start(papers, claim)
+
+
+class _Again:
+    """Another hand was first, or a paper was written: read the papers again."""
+
+
+AGAIN = _Again()
+
+
+def end_of(
+    claim: Claim,
+    by: str,
+    reason: str,
+    *,
+    counts: bool = True,
+    at: datetime | None = None,
+    retry_at: datetime | None = None,
+) -> End:
+    """The end paper of an attempt that brought no result."""
+    return End(
+        attempt=claim.attempt,
+        token=new_token(),
+        by=by,
+        at=at or utc_now(),
+        reason=reason,
+        counts=counts,
+        retry_at=retry_at,
+    )
+
+
+def unsupported(envelope: Envelope) -> str | None:
+    """Why a task must not be run by this version: a gate that it names and that nobody would open."""
+    if envelope.depends_on:
+        return "the envelope has depends_on, which this version does not honour"
+    if envelope.requires_approval:
+        return "the envelope has requires_approval, which this version does not honour"
+    return None
+
+
+def _exhausted(papers: Papers) -> str:
+    last = papers.earlier[-1].end if papers.earlier else None
+    times = "once" if papers.counted == 1 else f"{papers.counted} times"
+    return f"tried {times}, the last time: {last.reason if last else 'unknown'}"

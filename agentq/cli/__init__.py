@@ -1,0 +1,90 @@
+"""The command line: parse, call the app, print. Every command is a module of its own, imported when it is called."""
+
+import os
+import signal
+import sys
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from agentq.errors import AgentqError, ExitCode
+
+COMMANDS = {
+    "submit": "Register a task and hand it to an agent's queue; prints its id.",
+    "status": "Tell where a task stands, from its papers alone.",
+    "wait": "Wait for tasks to end.",
+    "result": "Check a task's evidence and print its result.",
+    "inbox": "List unread completions.",
+    "complete": "Say that a task is done: a proposal inside an agent, a seal by hand.",
+    "fail": "Say that a task cannot be done: a proposal inside an agent, a seal by hand.",
+    "retry": "Submit a finished task again as a new one that cites it.",
+    "dlq": "Look at, retry and purge dead letters.",
+    "worker": "Run a worker.",
+    "init": "Declare the engine's queues; safe to repeat.",
+    "doctor": "Check engine, store and papers, and mend what can be mended.",
+    "guide": "Print how a coordinator agent uses agentq well.",
+    "demo": "Do the whole walk-through with a scripted agent.",
+}
+
+
+class Commands(TyperGroup):
+    """The group of all commands; importing one is put off until it is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, None when there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"agentq.cli.{cmd_name}")
+        command = get_command(module.app)
+        command.name = cmd_name
+        command.help = command.help or COMMANDS[cmd_name]
+        return command
+
+
+app = typer.Typer(cls=Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.callback(invoke_without_command=True, no_args_is_help=True)
+def agentq(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+) -> None:
+    """A durable work queue for AI agents: submit, stay responsive, read the evidence later."""
+    if version:
+        from agentq import __version__
+
+        typer.echo(f"agentq {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """The entry point: runs the command and turns what went wrong into words and an exit code."""
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(ExitCode.INTERRUPTED))
+    try:
+        app()
+    except AgentqError as error:
+        _fail(f"agentq: {error}", error.hint, error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.BUG)
+    except Exception as error:
+        if os.environ.get("AGENTQ_DEBUG"):
+            raise
+        _fail(
+            f"agentq: this is a bug: {type(error).__name__}: {error}",
+            "Run it again with AGENTQ_DEBUG=1 and report what it prints.",
+            ExitCode.BUG,
+        )
+
+
+def _fail(what: str, hint: str, code: ExitCode) -> None:
+    print(what, file=sys.stderr)
+    if hint:
+        print(f"  → {hint}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,30 @@
+"""`agentq retry`."""
+
+from typing import Annotated
+
+import typer
+
+from agentq.cli.terms import AsJson, Broker, Store, TaskId, command, echo, echo_json
+
+app = command()
+
+
+@app.command()
+def retry(
+    task_id: TaskId,
+    new_id: Annotated[str | None, typer.Option("--id", help="The new task's id.", show_default=False)] = None,
+    json: AsJson = False,
+    broker: Broker = None,
+    store: Store = None,
+) -> None:
+    """Submit a finished task again as a new one that cites it; prints the new id."""
+    import asyncio
+
+    from agentq.app import App
+
+    app = App.load(broker=broker, store=store)
+    registered = asyncio.run(app.submit(app.coordinator.retry(task_id, new_id)))
+    if json:
+        echo_json(registered.envelope)
+    else:
+        echo(registered.envelope.task_id)

@@ -1,0 +1,96 @@
+"""What the commands share: the options for broker and store, durations and times, and how things are printed."""
+
+import re
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from agentq.errors import Invalid
+from agentq.messages import Completion, Message
+
+Broker = Annotated[
+    str | None, typer.Option("--broker", metavar="URL", help="amqp://… or sqlite:///…", show_default=False)
+]
+Store = Annotated[str | None, typer.Option("--store", metavar="URL", help="A folder or file:///…", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TaskId = Annotated[str, typer.Argument(metavar="ID", help="The task's id.", show_default=False)]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw]?)")
+
+
+def command(name: str | None = None) -> typer.Typer:
+    """A Typer of one module, plain and quick to print."""
+    return typer.Typer(name=name, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def seconds(text: str) -> float:
+    """A duration such as `90`, `90s`, `10m`, `2h`, `1d`, in seconds; raises Invalid."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match:
+        raise Invalid(f"{text!r} is no duration", hint="Write seconds, or a number with s, m, h, d or w: 10m.")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def moment(text: str) -> datetime:
+    """A time in ISO 8601, the local zone when it names none; raises Invalid."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise Invalid(f"{text!r} is no time", hint="Write it like 2030-01-31T18:00 or 2030-01-31T18:00:00Z.") from error
+
+
+def echo(text: str) -> None:
+    """Data, to stdout."""
+    print(text)
+
+
+def say(text: str) -> None:
+    """Words, to stderr."""
+    print(text, file=sys.stderr)
+
+
+def echo_json(value: Message | Sequence[Message] | dict[str, Any] | list[Any]) -> None:
+    """A model, or several, as JSON to stdout."""
+    import json
+
+    def plain(item: Any) -> Any:
+        return item.model_dump(mode="json", by_alias=True) if isinstance(item, Message) else item
+
+    value = [plain(item) for item in value] if isinstance(value, (list, tuple)) else plain(value)
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def ago(then: datetime | None) -> str:
+    """How long ago, in a few characters."""
+    if then is None:
+        return "unknown"
+    return f"{span(datetime.now(UTC) - then)} ago"
+
+
+def span(delta: timedelta) -> str:
+    """A duration in a few characters: 45s, 12m, 3h05m, 2d4h."""
+    total = max(0, int(delta.total_seconds()))
+    minutes, hours, days = total // 60, total // 3600, total // 86400
+    if total < 60:
+        return f"{total}s"
+    if hours == 0:
+        return f"{minutes}m"
+    return f"{hours}h{minutes % 60:02}m" if days == 0 else f"{days}d{hours % 24}h"
+
+
+def size(count: int) -> str:
+    """A number of bytes in a few characters."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024  # type: ignore[assignment]
+    return f"{count:.1f} GiB"
+
+
+def checked(completion: Completion) -> str:
+    """Whether agentq checked the result or only somebody said so."""
+    return "verified" if completion.verified else "unverified"

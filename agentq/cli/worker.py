@@ -1,0 +1,67 @@
+"""`agentq worker`: the daemon."""
+
+import asyncio
+import logging
+import os
+import shlex
+import signal
+import socket
+from typing import Annotated, Any
+
+import typer
+
+from agentq.cli.terms import Broker, Store, command, say
+
+app = command()
+
+
+@app.callback()
+def worker() -> None:
+    """Run a worker."""
+
+
+@app.command()
+def run(
+    name: Annotated[
+        str, typer.Argument(help="The agent; its profile is workers/<name>/worker.toml.", show_default=False)
+    ],
+    runner: Annotated[
+        str | None, typer.Option(envvar="AGENTQ_RUNNER", help="The agent's command, instead of the profile's.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+    broker: Broker = None,
+    store: Store = None,
+) -> None:
+    """Take one task after another for an agent. SIGTERM drains; a second one stops what runs and releases it."""
+    from agentq.app import App
+
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
+    )
+    for noisy in ("asyncio", "aio_pika", "aiormq"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    asyncio.run(_run(App.load(broker=broker, store=store), name, runner))
+    say(f"{name}: ended")
+
+
+async def _run(app: Any, name: str, runner: str | None) -> None:
+    async with app.worker(name, runner=shlex.split(runner or ""), on_ready=lambda: _ready(name)) as daemon:
+        loop = asyncio.get_running_loop()
+        for what in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(what, daemon.drain)
+        await daemon.run()
+
+
+def _ready(name: str) -> None:
+    say(f"{name}: ready")
+    _notify("READY=1")
+
+
+def _notify(state: str) -> None:
+    """Tell systemd, when it listens; the protocol of sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.connect("\0" + address[1:] if address.startswith("@") else address)
+        channel.sendall(state.encode())

@@ -1,0 +1,1 @@
+"""The engines: one module for each, behind the port in `agentq.engine`."""

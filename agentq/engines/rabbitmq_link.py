@@ -1,0 +1,296 @@
+"""Connections to RabbitMQ: made when needed, bounded in time, and their failures in our words. Imports aio_pika."""
+
+import asyncio
+import logging
+import re
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from urllib.parse import quote
+
+import aio_pika
+from aiormq import exceptions as amqp
+from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
+from pamqp.commands import Basic
+from pamqp.exceptions import PAMQPException
+from yarl import URL
+
+from agentq.engines.topology import RabbitMQSettings
+from agentq.errors import AgentqError, Conflict, EngineUnavailable, Invalid
+
+CLOSE_SECONDS = 3.0
+FOREIGN = (amqp.AMQPError, PAMQPException, OSError, RuntimeError, ValueError, StopAsyncIteration)
+
+# The first line that fits says what happened and the next thing to do.
+_DIFFERS = re.compile(
+    r"inequivalent arg '(?P<argument>[^']+)' for (?P<kind>\w+) '(?P<name>[^']+)' in vhost '[^']*': "
+    r"received (?P<needed>.+?) but current is (?P<current>.+)"
+)
+
+FAILURES: tuple[tuple[type[Exception], str, str], ...] = (
+    (amqp.AuthenticationError, "offers no login with a password", "allow the PLAIN mechanism on the broker"),
+    (amqp.ProbableAuthenticationError, "refused the login", "check the user and the password"),
+    (amqp.IncompatibleProtocolError, "is no AMQP 0-9-1 broker", "check host and port (amqps needs the TLS port)"),
+    (amqp.ProtocolSyntaxError, "has no such virtual host, or this user may not use it", "check the virtual host"),
+    (amqp.ConnectionNotAllowed, "refused the connection", "check the virtual host and the user's limits"),
+    (amqp.ChannelAccessRefused, "does not permit this", "give the user the permissions that the guide lists"),
+    (amqp.ChannelNotFoundEntity, "lacks a queue or exchange", "run `agentq init`"),
+    (amqp.ChannelLockedResource, "keeps this for another connection", "try again when the other one is done"),
+    (amqp.ChannelPreconditionFailed, "refused a request", "run `agentq init`, it says what differs"),
+    (amqp.DeliveryError, "did not accept the message", "the queue is full or has no leader: try again later"),
+    (amqp.MethodNotImplemented, "lacks a feature that agentq needs", "use RabbitMQ 3.10 or newer"),
+    (amqp.AMQPError, "closed the connection or cannot be reached", "check that it runs, then try again"),
+    (amqp.ChannelInvalidStateError, "closed the connection", "check that it runs, then try again"),
+    (PAMQPException, "sent something that is not AMQP 0-9-1", "check host and port"),
+    (OSError, "cannot be reached", "check that it runs, then try again"),
+    (RuntimeError, "closed the connection", "check that it runs, then try again"),
+    (StopAsyncIteration, "closed the connection", "check that it runs, then try again"),
+)
+
+
+def translate(error: Exception, doing: str, where: str) -> AgentqError:
+    """The error of ours for one of the client library's; a ValueError is something that AMQP cannot carry."""
+    text = str(error) or type(error).__name__
+    if differs := _DIFFERS.search(text):
+        return _differs(differs, where)
+    if isinstance(error, amqp.PublishError) and isinstance(error.frame, Basic.Return):
+        what = f"no queue for agent {error.frame.routing_key!r} at exchange {error.frame.exchange!r} of {where}"
+        return EngineUnavailable(what, hint="run `agentq init`, or check the agent's name")
+    for kind, what, hint in FAILURES:
+        if isinstance(error, kind):
+            return EngineUnavailable(f"RabbitMQ at {where} {what} ({doing}): {text}", hint=hint)
+    return Invalid(f"RabbitMQ cannot carry this ({doing}): {text}")
+
+
+def _differs(found: re.Match[str], where: str) -> Conflict:
+    return Conflict(
+        f"{found['kind']} {found['name']!r} at {where} exists with another {found['argument']}: "
+        f"it has {found['current']}, agentq needs {found['needed']}",
+        hint=f"when nothing waits in it, delete {found['name']!r} and run `agentq init` again, "
+        "or set another `namespace`",
+    )
+
+
+def _addresses(settings: RabbitMQSettings) -> tuple[URL, ...]:
+    if not settings.urls:
+        raise Invalid("no RabbitMQ URL is set", hint="for example amqp://user@host:5672/")
+    return tuple(_address(settings, text) for text in settings.urls)
+
+
+def _address(settings: RabbitMQSettings, text: str) -> URL:
+    try:
+        url = URL(text)
+        port_is_readable = url.port is None or url.port > 0
+    except ValueError:
+        raise Invalid(f"{text.rpartition('@')[2]!r} is no RabbitMQ URL", hint="amqp://user@host:5672/") from None
+    if url.scheme not in ("amqp", "amqps") or not url.host or not port_is_readable:
+        raise Invalid(f"{_shown(url)!r} is no RabbitMQ URL", hint="for example amqp://user@host:5672/")
+    if settings.vhost is not None:
+        url = url.with_path("/" + quote(settings.vhost, safe=""), encoded=True).with_query(url.query)
+    if settings.user is not None:
+        url = url.with_user(settings.user).with_password(url.password)
+    if settings.password is not None:
+        url = url.with_password(settings.password)
+    return url.update_query(heartbeat=settings.heartbeat)
+
+
+def _shown(url: URL) -> str:
+    """The URL without what must not be seen."""
+    return str(url.with_password(None).with_query(None) if url.host else url.with_query(None))
+
+
+class _NoAnswer(EngineUnavailable):
+    """The time is up; what was asked may have happened."""
+
+
+@asynccontextmanager
+async def translated(doing: str, where: str, seconds: float | None) -> AsyncIterator[None]:
+    """Bound what happens inside, and make every foreign exception one of ours: the one place where that is done."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        what = f"RabbitMQ at {where} did not answer within {seconds or 0:g} s ({doing})"
+        raise _NoAnswer(what, hint="check the broker and the network, then try again") from error
+    except FOREIGN as error:
+        raise translate(error, doing, where) from error
+    except asyncio.CancelledError as error:
+        # The client library cancels those who wait on a connection that closes; that is not our being cancelled.
+        if (task := asyncio.current_task()) and task.cancelling():
+            raise
+        raise translate(amqp.ChannelInvalidStateError(), doing, where) from error
+
+
+class Link:
+    """A connection that is made when first needed, to the first broker of the list that answers."""
+
+    def __init__(self, settings: RabbitMQSettings, purpose: str) -> None:
+        self._settings = settings
+        self._purpose = purpose
+        self._addresses = _addresses(settings)
+        self._connection: aio_pika.Connection | None = None
+        self._publisher: AbstractChannel | None = None
+        self._opening = asyncio.Lock()
+        self._leaving: set[asyncio.Task[None]] = set()
+        self.where = ", ".join(map(_shown, self._addresses))
+
+    @asynccontextmanager
+    async def asking(self, doing: str, seconds: float | None = None) -> AsyncIterator[None]:
+        """Bound a request; after one without an answer the next gets a new connection."""
+        try:
+            async with translated(doing, self.where, seconds or self._settings.timeout):
+                yield
+        except _NoAnswer as error:
+            blocked = await self._is_blocked()
+            self.drop()
+            if not blocked:
+                raise
+            what = f"RabbitMQ at {self.where} blocks publishers: a memory or disk alarm ({doing})"
+            raise EngineUnavailable(what, hint="free memory or disk on the broker, then try again") from error
+
+    async def _is_blocked(self) -> bool:
+        transport = self._connection.transport if self._connection else None
+        try:
+            async with asyncio.timeout(0.01):
+                if transport:
+                    await transport.ready()
+        except TimeoutError:
+            return True
+        return False
+
+    async def connection(self) -> AbstractConnection:
+        """The living connection, a new one when the last is gone."""
+        async with self._opening:
+            if self._connection is None or not self._connection.connected.is_set():
+                self.drop()
+                self._connection = await self._connect_any()
+            transport = self._connection.transport
+        if transport is None:
+            raise amqp.ChannelInvalidStateError("closed meanwhile")
+        return transport.connection
+
+    async def channel(self) -> AbstractChannel:
+        """A channel of one's own, to consume and to ask with."""
+        return await (await self.connection()).channel(publisher_confirms=False)
+
+    async def publisher(self) -> AbstractChannel:
+        """The one channel that all publish on; it confirms, and raises for what it could not route."""
+        connection = await self.connection()
+        async with self._opening:
+            if self._publisher is None or self._publisher.is_closed:
+                self._publisher = await connection.channel(publisher_confirms=True, on_return_raises=True)
+            return self._publisher
+
+    @asynccontextmanager
+    async def question(self, doing: str) -> AsyncIterator[AbstractChannel]:
+        """Ask something on a channel of its own, all in bounded time."""
+        async with self.asking(doing):
+            channel = await self.channel()
+            try:
+                yield channel
+            finally:
+                await close_channel(channel)
+
+    async def version(self) -> str:
+        """What the broker calls its version."""
+        properties: Mapping[str, Any] = (await self.connection()).server_properties
+        return str(properties.get("version", ""))
+
+    async def _connect_any(self) -> aio_pika.Connection:
+        failures = []
+        for url in self._addresses:
+            try:
+                async with translated("connect", _shown(url), self._settings.timeout / len(self._addresses)):
+                    return await self._connect(url)
+            except EngineUnavailable as failure:
+                failures.append(failure)
+        raise EngineUnavailable("; ".join(map(str, failures)), hint=failures[0].hint)
+
+    async def _connect(self, url: URL) -> aio_pika.Connection:
+        connection = aio_pika.Connection(
+            url,
+            ssl_context=_tls(self._settings) if url.scheme == "amqps" else None,
+            client_properties={"connection_name": f"agentq {self._purpose}"},
+        )
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    def drop(self) -> None:
+        """Let the connection go without waiting for it."""
+        connection, self._connection = self._connection, None
+        self._publisher = None
+        if connection:
+            task = asyncio.ensure_future(connection.close())
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    async def close(self) -> None:
+        """Let the connection go, and wait for that in bounded time."""
+        self.drop()
+        if self._leaving:
+            await asyncio.wait(self._leaving, timeout=self._settings.timeout)
+
+
+def _tls(settings: RabbitMQSettings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+        if settings.cert_file:
+            context.load_cert_chain(settings.cert_file, settings.key_file)
+    except OSError as error:
+        raise Invalid(f"the TLS files of RabbitMQ cannot be used: {error}", hint="check the paths") from error
+    if not settings.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class Slot:
+    """A channel that takes one message at a time."""
+
+    def __init__(self, channel: AbstractChannel) -> None:
+        self.channel = channel
+        self._inbox: asyncio.Queue[DeliveredMessage | Exception] = asyncio.Queue()
+        channel.on_consumer_cancel_callbacks.add(self._cancelled)
+        channel.closing.add_done_callback(self._closed)
+
+    async def _cancelled(self, _: Basic.Cancel) -> None:
+        self._inbox.put_nowait(amqp.ChannelNotFoundEntity("the broker stopped delivering: the queue was deleted"))
+
+    def _closed(self, closing: asyncio.Future[Any]) -> None:
+        error = None if closing.cancelled() else closing.exception()
+        self._inbox.put_nowait(error if isinstance(error, Exception) else amqp.ChannelInvalidStateError("closed"))
+
+    async def consume(self, queue: str) -> str:
+        """Ask for the queue's next message; the tag to cancel with."""
+        return str((await self.channel.basic_consume(queue, self._inbox.put)).consumer_tag)
+
+    async def arrival(self) -> DeliveredMessage:
+        """Wait for the message; raises what ended the channel or the consumer instead."""
+        arrived = await self._inbox.get()
+        if isinstance(arrived, Exception):
+            raise arrived
+        return arrived
+
+    async def abandon(self) -> None:
+        """Close the channel, which gives back an unacknowledged message."""
+        await close_channel(self.channel)
+
+
+async def close_channel(channel: AbstractChannel) -> None:
+    """Close a channel in bounded time, whatever state it is in; what was not acknowledged goes back."""
+    with suppress(*FOREIGN):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await channel.close()
+
+
+def be_quiet() -> None:
+    """Keep the client library from printing tracebacks: what it has to say is in the errors raised."""
+    for name in ("aiormq", "aio_pika"):
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.CRITICAL)

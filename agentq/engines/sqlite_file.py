@@ -1,0 +1,203 @@
+"""The database file: its schema, connections that notice when it was replaced, and its failures in our words."""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from agentq.errors import AgentqError, EngineUnavailable, Invalid
+
+BUSY_SECONDS = 5.0
+WAL_BYTES = 4 * 1024 * 1024
+
+_APPLICATION = 0x61677471  # "agtq", kept in the file's header
+_SCHEMA_VERSION = 1
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS messages (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, agent TEXT NOT NULL, priority INTEGER NOT NULL DEFAULT 1, due REAL,
+  holder TEXT, published_at REAL, task_id TEXT, guard_attempt INTEGER, guard_counter INTEGER, guard_id TEXT,
+  body BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS ready ON messages (agent, priority DESC, id) WHERE holder IS NULL AND due IS NULL;
+CREATE INDEX IF NOT EXISTS delayed ON messages (agent, due) WHERE due IS NOT NULL;
+CREATE INDEX IF NOT EXISTS held ON messages (holder) WHERE holder IS NOT NULL;
+CREATE TABLE IF NOT EXISTS dead_letters (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, agent TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL, task_id TEXT,
+  body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS results (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, reply_to TEXT NOT NULL, at REAL NOT NULL, body BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS results_of ON results (reply_to, id);
+PRAGMA application_id = {_APPLICATION};
+PRAGMA user_version = {_SCHEMA_VERSION};
+COMMIT;
+"""
+_MOVE_AWAY = (
+    "stop the workers, move the file and those beside it away, and run `agentq doctor --repair`: "
+    "the tasks themselves are in the store"
+)
+_WORDS = {
+    sqlite3.SQLITE_BUSY: ("is locked by another process", "try again; `fuser` shows who has the file open"),
+    sqlite3.SQLITE_FULL: ("cannot grow: the disk is full", "free some space and try again"),
+    sqlite3.SQLITE_READONLY: ("cannot be written to", "let this user write to the file and to its folder"),
+    sqlite3.SQLITE_CANTOPEN: ("cannot be opened", "let this user write to the file and to its folder"),
+    sqlite3.SQLITE_IOERR: ("cannot be read or written", "check the disk; a network file system will not do"),
+    sqlite3.SQLITE_CORRUPT: ("is damaged", _MOVE_AWAY),
+}
+
+T = TypeVar("T")
+
+
+class DatabaseFile:
+    """A connection to the file that is at `path` now: opened when first needed, and anew when it was replaced."""
+
+    def __init__(self, path: Path, opener: Callable[[Path], sqlite3.Connection]) -> None:
+        self._path, self._opener = path, opener
+        self._connection: sqlite3.Connection | None = None
+        self._inode: tuple[int, int] | None = None
+
+    def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """The job's answer; whatever SQLite or the system complain of is raised in our words."""
+        try:
+            db = self.connection()
+            answer = job(db)
+            _keep_wal_short(db, self._path)
+            return answer
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise _in_our_words(error, self._path) from error
+
+    def connection(self) -> sqlite3.Connection:
+        """The open connection; raises sqlite3.Error or OSError."""
+        # A file that was deleted can still be written to by those who have it open, and that would be lost.
+        if self._connection is None or self._inode != _inode(self._path):
+            self.close()
+            self._connection = self._opener(self._path)
+            self._inode = _inode(self._path)
+        return self._connection
+
+    def last_connection(self) -> sqlite3.Connection:
+        """The connection as it is, without a look whether the file was replaced since."""
+        return self._connection or self.connection()
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def open_to_write(path: Path) -> sqlite3.Connection:
+    """A connection whose commits are on the disk when they return; the file and its folder are made."""
+    _make_folder(path.parent)
+    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    with _closed_on_failure(db):
+        db.execute("PRAGMA synchronous = FULL")
+        if _is_empty(db, path):
+            db.executescript(_SCHEMA)
+        _use_wal(db, path)
+        db.execute("PRAGMA wal_autocheckpoint = 0")
+        db.execute("PRAGMA journal_size_limit = 0")
+    return db
+
+
+def open_to_look(path: Path) -> sqlite3.Connection:
+    """A connection that makes nothing and never waits for a lock."""
+    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=0, isolation_level=None)
+
+
+@contextlib.contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """All of it or nothing, and nobody else writes meanwhile."""
+    db.execute("BEGIN IMMEDIATE")
+    with db:
+        yield
+
+
+@contextlib.contextmanager
+def unsynced(db: sqlite3.Connection) -> Iterator[None]:
+    """Commits that need not outlive the machine: they are not waited for."""
+    db.execute("PRAGMA synchronous = NORMAL")
+    try:
+        yield
+    finally:
+        db.execute("PRAGMA synchronous = FULL")
+
+
+def _is_empty(db: sqlite3.Connection, path: Path) -> bool:
+    """Whether the schema must be made; raises Invalid for a database that this agentq cannot use."""
+    application, version, tables = (db.execute(sql).fetchone()[0] for sql in _WHAT_IT_IS)
+    if (application, version, tables) == (0, 0, 0):
+        return True
+    if application != _APPLICATION:
+        raise Invalid(f"{path} is a SQLite database of another program", hint="name another file for the queue")
+    if version > _SCHEMA_VERSION:
+        what = f"{path} was made by a newer agentq (its schema is {version}, this one knows {_SCHEMA_VERSION})"
+        raise Invalid(what, hint="upgrade this agentq")
+    return False
+
+
+_WHAT_IT_IS = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+
+
+def _use_wal(db: sqlite3.Connection, path: Path) -> None:
+    mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise Invalid(f"{path} cannot have a write-ahead log here", hint="put it on a local disk")
+
+
+def _keep_wal_short(db: sqlite3.Connection, path: Path) -> None:
+    # Before 3.51.3 SQLite may damage a file whose log is brought in just when another process begins it anew (the
+    # "WAL-reset bug"). So it is never left to SQLite: whoever does it keeps writers away, and waits for no reader.
+    if _size(path.with_name(f"{path.name}-wal")) > WAL_BYTES:
+        with transaction(db), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+@contextlib.contextmanager
+def _closed_on_failure(db: sqlite3.Connection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        db.close()
+        raise
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.exists():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    parent = os.open(folder.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _in_our_words(error: sqlite3.Error | OSError, path: Path) -> AgentqError:
+    if path.is_dir():
+        return Invalid(f"{path} is a folder", hint="name a file for the queue")
+    if isinstance(error, OSError):
+        return EngineUnavailable(f"{error.filename or path}: {error.strerror}")
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # without what extends it
+    if code == sqlite3.SQLITE_NOTADB:
+        return Invalid(f"{path} is not a SQLite database", hint="name another file for the queue")
+    what, hint = _WORDS.get(code, ("cannot be used", ""))
+    return EngineUnavailable(f"{path} {what} (SQLite: {error})", hint=hint)

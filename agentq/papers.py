@@ -1,0 +1,97 @@
+"""The papers of a task: the small JSON objects in the store from which its state is derived."""
+
+import secrets
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field, TypeAdapter
+
+from agentq.messages import Artifact, Completion, Message, TaskId
+
+
+def new_token() -> str:
+    """A random token: who holds it wrote the paper."""
+    return secrets.token_hex(16)
+
+
+class Owner(Message):
+    """The process behind an attempt: enough to tell on its own host whether it is gone."""
+
+    host: str
+    pid: int
+    boot: str
+    started: str
+
+
+class Claim(Message):
+    """Attempt n belongs to the worker that created this paper."""
+
+    kind: Literal["claim"] = "claim"
+    attempt: int
+    token: str
+    worker: str
+    owner: Owner
+    at: AwareDatetime
+    lease_seconds: float
+
+
+class Seal(Message):
+    """Attempt n is no run but an end: whoever meets it commits the completion in it."""
+
+    kind: Literal["seal"] = "seal"
+    attempt: int
+    token: str
+    by: str
+    at: AwareDatetime
+    completion: Completion
+
+
+class Lease(Message):
+    """The owner's renewals. A counter that stands still means a dead attempt; `at` is only for words on a screen."""
+
+    token: str
+    counter: int
+    at: AwareDatetime
+    guard: str | None = None
+
+
+class End(Message):
+    """How an attempt ended without a result: whether it counts, and when the task may be tried again."""
+
+    attempt: int
+    token: str
+    by: str
+    at: AwareDatetime
+    reason: str
+    counts: bool
+    retry_at: AwareDatetime | None = None
+    artifacts: tuple[Artifact, ...] = ()
+
+
+class Proposal(Message):
+    """What a running agent says of its own attempt; the daemon checks it and commits."""
+
+    task_id: TaskId
+    attempt: int
+    token: str
+    status: Literal["completed", "failed"]
+    by: str
+    at: AwareDatetime
+    summary: str = ""
+    reason: str | None = None
+    report: str | None = None
+
+
+class Attempt(Message):
+    """Everything the store says of one attempt number."""
+
+    paper: Annotated[Claim | Seal, Field(discriminator="kind")]
+    end: End | None = None
+    lease: Lease | None = None
+
+    @property
+    def number(self) -> int:
+        """Its number, from 1."""
+        return self.paper.attempt
+
+
+CLAIM_OR_SEAL: TypeAdapter[Claim | Seal] = TypeAdapter(Annotated[Claim | Seal, Field(discriminator="kind")])

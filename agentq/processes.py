@@ -1,0 +1,372 @@
+"""The processes of an attempt: found wherever they hide, stopped, and proven gone.
+
+An agent's tools start sessions of their own, detach, and outlive their parent. So on Linux three things hold them:
+an environment marker that children inherit, the parent and session ids in /proc, and this process being the one that
+orphans are handed to. Elsewhere only the process group is known, and nothing is ever proven.
+"""
+
+import asyncio
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import IO, NamedTuple
+
+MARKER = "AGENTQ_TOKEN"
+
+_PROC = Path("/proc")
+_LINUX = sys.platform == "linux"
+_PR_SET_CHILD_SUBREAPER = 36
+_PAUSE = 0.02
+_QUIET_LOOKS = 2
+
+Look = Callable[[], "list[Process]"]
+
+# The leaders of the trees that live now, and how many are being started. The kernel keeps parenthood per process, so
+# this is kept per process too: of our children in other sessions than ours, all but the leaders were adopted.
+_leaders: set[int] = set()
+_starting = 0
+
+
+class ProcessIdentity(NamedTuple):
+    """A process that was: where (boot and pid namespace), its pid, and when it started in that boot."""
+
+    boot: str
+    pid: int
+    started: str
+
+
+class Process(NamedTuple):
+    """A line of the process table."""
+
+    pid: int
+    state: str
+    parent: int
+    group: int
+    session: int
+    threads: int
+    started: str
+
+    @property
+    def is_dead(self) -> bool:
+        """True for a zombie; one whose other threads still run is alive."""
+        return self.state in "ZX" and self.threads <= 1
+
+
+class ProcessTree:
+    """The processes of one attempt: the leader, its session, its descendants, and whoever carries its token.
+
+    The leader is a child that `start` made; asyncio reaps it, and the orphans it leaves are reaped here.
+    """
+
+    def __init__(self, leader: int, token: str) -> None:
+        self.leader = leader
+        self._mark = _mark(token)
+        found = _process(leader)
+        self._known = {(leader, found.started)} if found else set()
+        _leaders.add(leader)
+
+    def look(self) -> list[Process]:
+        """The living members; they stay known, even if they hide later. Reaps dead orphans on the way."""
+        table = list(_table())
+        _reap(table)
+        roots = [process for process in table if self._is_root(process, table)]
+        members = [process for process in _with_descendants(roots, table) if not process.is_dead]
+        self._known |= {(process.pid, process.started) for process in members}
+        return members
+
+    def ask_to_end(self) -> None:
+        """Send SIGTERM to those members that are still in the leader's process group."""
+        if not _LINUX:
+            return _signal_group(self.leader, signal.SIGTERM)
+        for process in self.look():
+            if process.group == self.leader:
+                _send(process, signal.SIGTERM)
+
+    async def stop(self, grace: float, deadline: float = 5.0) -> bool:
+        """Ask, wait up to `grace` seconds, then `kill`; a cancellation only shortens the grace, and is raised then."""
+        try:
+            if grace > 0:
+                await asyncio.to_thread(self.ask_to_end)
+                await self._ended_within(grace)
+        finally:
+            proven = await _to_the_end(asyncio.create_task(asyncio.to_thread(self.kill, deadline)))
+        return proven
+
+    def kill(self, deadline: float) -> bool:
+        """SIGKILL every member until none is left, for `deadline` seconds at most; True when all are proven gone."""
+        if not _LINUX:
+            _signal_group(self.leader, signal.SIGKILL)
+            return False
+        return _kill_until_gone(self.look, deadline) and not self._strangers(list(_table()))
+
+    def close(self) -> None:
+        """Forget the tree, once its leader has been reaped."""
+        _leaders.discard(self.leader)
+
+    async def _ended_within(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while await asyncio.to_thread(self.look) and time.monotonic() < end:  # noqa: ASYNC110 - /proc has no events
+            await asyncio.sleep(_PAUSE)
+
+    def _is_root(self, process: Process, table: list[Process]) -> bool:
+        return (
+            (process.pid, process.started) in self._known
+            or process.session == self.leader
+            or _carries(process.pid, self._mark)
+            # Nobody else can have left it behind.
+            or (_leaders == {self.leader} and _is_stranger(process))
+        )
+
+    def _strangers(self, table: list[Process]) -> list[Process]:
+        """Adopted orphans of nobody knows which tree; while one lives, nothing is proven."""
+        return [process for process in table if _is_stranger(process) and not process.is_dead]
+
+
+async def start(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    token: str,
+    cwd: Path,
+    stdin: "int | IO[bytes]",
+    stdout: int,
+    stderr: int,
+) -> tuple[asyncio.subprocess.Process, ProcessTree]:
+    """Start a program, given by its absolute path, as the leader of a tree that does not outlive this process.
+
+    The environment must hold the token under MARKER. Raises OSError when the program cannot be started.
+    """
+    global _starting
+    adopt_orphans()
+    _starting += 1
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *_tether(),
+            *command,
+            env=environment,
+            cwd=cwd,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
+        return process, ProcessTree(process.pid, token)
+    except asyncio.CancelledError:
+        await asyncio.to_thread(kill_marked, token)
+        raise
+    finally:
+        _starting -= 1
+
+
+def kill_marked(token: str, deadline: float = 5.0) -> bool:
+    """Kill what an attempt left on this machine whose daemon died; True when all that carried the token are gone."""
+    mark = _mark(token)
+    return _LINUX and _kill_until_gone(lambda: _marked(mark), deadline)
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of all its descendants whose own parent dies, instead of pid 1."""
+    if _LINUX:
+        _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _tether() -> tuple[str, ...]:
+    """What to put before a command so that it is killed when this process dies.
+
+    A small program does it after the fork: a `preexec_fn` is not safe in a process with threads, and Python warns.
+    """
+    if not _LINUX:
+        return ()
+    return _setpriv() or (sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid()))
+
+
+@cache
+def _setpriv() -> tuple[str, ...] | None:
+    """The quick tether (3 ms instead of a Python's 50); not every system's knows the option."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        return None
+    prefix = (setpriv, "--pdeathsig", "KILL", "--")
+    trial = subprocess.run([*prefix, setpriv, "--version"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    return prefix if trial.returncode == 0 else None
+
+
+_TETHER = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the parent is gone")
+try:
+    os.execv(sys.argv[2], sys.argv[2:])
+except OSError as error:
+    sys.exit(f"cannot execute {sys.argv[2]}: {error.strerror}")
+"""
+
+
+def process_identity() -> ProcessIdentity:
+    """Who this process is, for a later process of this machine to ask whether it is gone."""
+    me = _process(os.getpid())
+    return ProcessIdentity(_boot(), os.getpid(), me.started if me else "")
+
+
+def is_gone(identity: ProcessIdentity) -> bool | None:
+    """True when that process is proven gone, False while it lives, None when that cannot be told from here."""
+    if not identity.boot or not identity.started or identity.pid <= 0 or identity.boot != _boot():
+        return None
+    try:
+        os.kill(identity.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # it exists, and is another user's
+    process = _process(identity.pid)
+    if process is None:
+        return None
+    return process.started != identity.started or process.is_dead
+
+
+def _boot() -> str:
+    """The boot and pid namespace: the same elsewhere only if pids mean the same. Empty when there is no telling."""
+    try:
+        boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{(_PROC / 'self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
+
+
+async def _to_the_end(task: "asyncio.Task[bool]") -> bool:
+    """Await a task to its end through cancellations; they are raised afterwards."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled:
+        raise cancelled
+    return task.result()
+
+
+# ---------------------------------------------------------------------- the process table
+
+
+def _table() -> Iterator[Process]:
+    if not _LINUX:
+        return
+    for entry in os.scandir(_PROC):
+        if entry.name.isdigit() and (process := _process(int(entry.name))):
+            yield process
+
+
+def _process(pid: int) -> Process | None:
+    try:
+        text = (_PROC / str(pid) / "stat").read_bytes()
+    except OSError:
+        return None
+    # The name in parentheses may hold anything, parentheses included.
+    fields = text[text.rindex(b")") + 2 :].decode().split()
+    parent, group, session = map(int, fields[1:4])
+    return Process(pid, fields[0], parent, group, session, int(fields[17]), fields[19])
+
+
+def _mark(token: str) -> bytes:
+    return f"{MARKER}={token}".encode()
+
+
+def _carries(pid: int, mark: bytes) -> bool:
+    return mark in _environment(pid)
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _marked(mark: bytes) -> list[Process]:
+    table = list(_table())
+    _reap(table)
+    roots = [process for process in table if _carries(process.pid, mark)]
+    return [process for process in _with_descendants(roots, table) if not process.is_dead]
+
+
+def _with_descendants(roots: Iterable[Process], table: Iterable[Process]) -> list[Process]:
+    """The roots and all below them, but never this process."""
+    children: dict[int, list[Process]] = {}
+    for process in table:
+        children.setdefault(process.parent, []).append(process)
+    found: dict[int, Process] = {}
+    waiting = list(roots)
+    while waiting:
+        process = waiting.pop()
+        if process.pid not in found and process.pid != os.getpid():
+            found[process.pid] = process
+            waiting += children.get(process.pid, [])
+    return list(found.values())
+
+
+def _is_adopted(process: Process) -> bool:
+    # While a leader is being started it cannot be told from an orphan yet.
+    if _starting or process.pid in _leaders:
+        return False
+    return process.parent == os.getpid() and process.session != os.getsid(0)
+
+
+def _is_stranger(process: Process) -> bool:
+    """True for an adopted orphan without a marker: it was started with another environment."""
+    if not _is_adopted(process):
+        return False
+    return not any(entry.startswith(f"{MARKER}=".encode()) for entry in _environment(process.pid))
+
+
+def _reap(table: Iterable[Process]) -> None:
+    for process in table:
+        if process.is_dead and _is_adopted(process):
+            with suppress(ChildProcessError):
+                os.waitpid(process.pid, os.WNOHANG)
+
+
+# ---------------------------------------------------------------------- killing
+
+
+def _kill_until_gone(look: Look, deadline: float) -> bool:
+    """Kill and look again; one look may miss a process that was forked meanwhile, so it takes two quiet ones."""
+    end = time.monotonic() + deadline
+    quiet = 0
+    while True:
+        members = look()
+        quiet = 0 if members else quiet + 1
+        if quiet == _QUIET_LOOKS:
+            return True
+        if time.monotonic() > end:
+            return False
+        for process in members:
+            _send(process, signal.SIGKILL)
+        if members:
+            time.sleep(_PAUSE / 4)
+
+
+def _send(process: Process, what: signal.Signals) -> None:
+    now = _process(process.pid)
+    if now and now.started == process.started:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(process.pid, what)
+
+
+def _signal_group(leader: int, what: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, what)

@@ -1,0 +1,268 @@
+"""The papers of a task over a store: reading them, and the few ways in which they may be written."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from pydantic import ValidationError
+
+from agentq.errors import EvidenceError, StoreUnavailable
+from agentq.lifecycle import Papers
+from agentq.messages import Artifact, Completion, Envelope, Message, explain, sha256_hex
+from agentq.papers import CLAIM_OR_SEAL, Attempt, Claim, End, Lease, Proposal, Seal
+from agentq.store import Store
+
+M = TypeVar("M", bound=Message)
+
+CHUNK = 1 << 20
+MEDIA_TYPES = {
+    ".md": "text/markdown",
+    ".txt": "text/plain",
+    ".log": "text/plain",
+    ".diff": "text/x-diff",
+    ".patch": "text/x-diff",
+    ".json": "application/json",
+    ".html": "text/html",
+}
+
+
+class Records:
+    """The papers of all tasks in one store.
+
+    Agreement rests on `create` alone: a paper is created by exactly one hand, and everyone can tell whose it is.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    # ------------------------------------------------------------------ agreement
+
+    def create(self, key: str, data: bytes) -> bytes | None:
+        """Create a paper: None when it is ours now, else the bytes of whoever was first.
+
+        A put that did not answer is read back: ours when the bytes are ours, so a lost answer is no lost paper.
+        Raises StoreUnavailable when that cannot be told; the same call may then be repeated.
+        """
+        try:
+            if self.store.put_new(key, data):
+                return None
+        except StoreUnavailable:
+            if self.store.get(key) is None:
+                raise
+        found = self.store.get(key)
+        if found is None:
+            raise StoreUnavailable(f"{key} was taken and is gone", hint="Somebody deletes papers by hand: look who.")
+        return None if found == data else found
+
+    # ------------------------------------------------------------------ the task
+
+    def register(self, envelope: Envelope) -> Envelope:
+        """Register a task and answer with the registered envelope, another's when that id was taken."""
+        found = self.create(f"tasks/{envelope.task_id}.json", envelope.to_json())
+        return envelope if found is None else Envelope.model_validate_json(found)
+
+    def envelope(self, task_id: str) -> Envelope | None:
+        """The envelope as registered, None for an unknown task."""
+        return self._read(f"tasks/{task_id}.json", Envelope)
+
+    def open(self, task_id: str, *, published: bool = False) -> None:
+        """Mark a task as not settled and, unless it is, as not known to be published; first of all papers."""
+        if not published:
+            self.store.put(f"outbox/{task_id}", b"")
+        self.store.put(f"open/{task_id}", b"")
+
+    def is_open(self, task_id: str) -> bool:
+        """Whether the task is still to be settled."""
+        return self.store.get(f"open/{task_id}") is not None
+
+    def close(self, task_id: str) -> None:
+        """Forget a settled task; last of all papers."""
+        self.published(task_id)
+        self.store.delete(f"open/{task_id}")
+
+    def published(self, task_id: str) -> None:
+        """Note that the engine has the task."""
+        self.store.delete(f"outbox/{task_id}")
+
+    def unpublished(self) -> Iterator[str]:
+        """The ids that are not known to be published."""
+        return _names(self.store.keys("outbox/"))
+
+    def unsettled(self) -> Iterator[str]:
+        """The ids of all tasks that are still to be settled."""
+        return _names(self.store.keys("open/"))
+
+    def papers(self, task_id: str) -> Papers | None:
+        """Everything that decides the task's state, None for an unknown task.
+
+        The manifest is read last: what ended the task while the attempts were read is seen.
+        """
+        envelope = self.envelope(task_id)
+        if envelope is None:
+            return None
+        attempts = self.attempts(task_id)
+        return Papers(envelope=envelope, attempts=attempts, manifest=self.manifest(task_id))
+
+    # ------------------------------------------------------------------ attempts
+
+    def attempts(self, task_id: str) -> tuple[Attempt, ...]:
+        """The attempts so far, in order; the lease only of the last one."""
+        keys = set(self.store.keys(f"attempts/{task_id}/"))
+        numbers = sorted(int(name) for key in keys if (name := key.rsplit("/", 1)[1].removesuffix(".json")).isdigit())
+        return tuple(self._attempt(task_id, n, keys, last=n == numbers[-1]) for n in numbers)
+
+    def _attempt(self, task_id: str, number: int, keys: set[str], *, last: bool) -> Attempt:
+        base = f"attempts/{task_id}/{number}"
+        paper = self.store.get(f"{base}.json")
+        if paper is None:
+            raise StoreUnavailable(f"{base}.json was listed and is gone", hint="Read again.")
+        return Attempt(
+            paper=CLAIM_OR_SEAL.validate_json(paper),
+            end=self._read(f"{base}.end.json", End) if f"{base}.end.json" in keys else None,
+            lease=self.lease(task_id, number) if last and f"{base}.lease.json" in keys else None,
+        )
+
+    def take(self, task_id: str, paper: Claim | Seal) -> bool:
+        """Create an attempt's paper: True when the number is ours."""
+        return self.create(f"attempts/{task_id}/{paper.attempt}.json", paper.to_json()) is None
+
+    def taken(self, task_id: str, number: int) -> bool:
+        """Whether somebody owns that attempt number."""
+        return self.store.get(f"attempts/{task_id}/{number}.json") is not None
+
+    def renew(self, task_id: str, number: int, lease: Lease) -> None:
+        """Write the owner's renewal; only the owner calls this."""
+        self.store.put(f"attempts/{task_id}/{number}.lease.json", lease.to_json(), durable=False)
+
+    def lease(self, task_id: str, number: int) -> Lease | None:
+        """The last renewal, None before the first."""
+        return self._read(f"attempts/{task_id}/{number}.lease.json", Lease)
+
+    def end(self, task_id: str, end: End) -> End:
+        """Say how an attempt ended without a result; answers with the end that holds, another's when it was first."""
+        found = self.create(f"attempts/{task_id}/{end.attempt}.end.json", end.to_json())
+        return end if found is None else End.model_validate_json(found)
+
+    def ended(self, task_id: str, number: int) -> End | None:
+        """How that attempt ended without a result, None when nobody said so."""
+        return self._read(f"attempts/{task_id}/{number}.end.json", End)
+
+    # ------------------------------------------------------------------ controls
+
+    def ask_cancel(self, task_id: str, data: bytes) -> None:
+        """Ask whoever runs the task to stop; repeating changes nothing."""
+        self.create(f"controls/{task_id}/cancel.json", data)
+
+    def cancel_asked(self, task_id: str) -> bool:
+        """Whether somebody asked to cancel the task."""
+        return self.store.get(f"controls/{task_id}/cancel.json") is not None
+
+    def propose(self, proposal: Proposal) -> Proposal:
+        """Leave a running agent's own word about its attempt; the first one holds and is answered."""
+        key = f"{evidence_prefix(proposal.task_id, proposal.attempt)}proposal.json"
+        found = self.create(key, proposal.to_json())
+        return proposal if found is None else Proposal.model_validate_json(found)
+
+    def proposal(self, task_id: str, number: int) -> Proposal | None:
+        """The running agent's own word, None when it left none."""
+        return self._read(f"{evidence_prefix(task_id, number)}proposal.json", Proposal)
+
+    # ------------------------------------------------------------------ results
+
+    def manifest(self, task_id: str) -> Completion | None:
+        """The task's result, None when there is none."""
+        return self._read(f"results/{task_id}.json", Completion)
+
+    def commit(self, completion: Completion) -> Completion:
+        """Create the manifest: the commit point. Answers with the manifest that holds, another's when it was first."""
+        found = self.create(f"results/{completion.task_id}.json", completion.to_json())
+        return completion if found is None else Completion.model_validate_json(found)
+
+    def inbox(self, coordinator: str) -> Iterator[str]:
+        """The ids of the coordinator's unread completions."""
+        return (name.removesuffix(".json") for name in _names(self.store.keys(f"inbox/{coordinator}/")))
+
+    def put_in_inbox(self, completion: Completion) -> None:
+        """Leave an unread completion for the coordinator."""
+        self.store.put(f"inbox/{completion.to}/{completion.task_id}.json", completion.to_json())
+
+    def take_from_inbox(self, coordinator: str, task_id: str) -> None:
+        """Acknowledge a completion; nothing happens when it is not there."""
+        self.store.delete(f"inbox/{coordinator}/{task_id}.json")
+
+    # ------------------------------------------------------------------ evidence
+
+    def add_evidence(self, prefix: str, name: str, source: Path | bytes, *, suffix: str, made_by: str) -> Artifact:
+        """Put one piece of evidence under a prefix of `artifacts/` and answer with its artifact."""
+        key = f"{prefix}{name}{suffix}"
+        if isinstance(source, bytes):
+            self.store.put(key, source)
+            sha256, size = sha256_hex(source), len(source)
+        else:
+            sha256, size = self.store.put_file(key, source)
+        media_type = MEDIA_TYPES.get(suffix, "application/octet-stream")
+        return Artifact(
+            name=name, ref=self.store.ref(key), sha256=sha256, bytes=size, media_type=media_type, made_by=made_by
+        )
+
+    def check(self, artifact: Artifact) -> None:
+        """Raise EvidenceError unless the artifact is there with its digest; memory does not grow with its size."""
+        digest = hashlib.sha256()
+        with self._stream(artifact) as stream:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+        if digest.hexdigest() != artifact.sha256:
+            raise _altered(artifact)
+
+    def read(self, artifact: Artifact) -> bytes:
+        """The artifact's content, checked against its digest; raises EvidenceError."""
+        with self._stream(artifact) as stream:
+            data = stream.read()
+        if sha256_hex(data) != artifact.sha256:
+            raise _altered(artifact)
+        return data
+
+    def _stream(self, artifact: Artifact) -> BinaryIO:
+        key = self.store.key(artifact.ref)
+        if key is None:
+            raise EvidenceError(
+                f"{artifact.name} lies in another store: {artifact.ref}",
+                hint=f"This store is {self.store.url}; point --store at the task's own.",
+            )
+        stream = self.store.open(key)
+        if stream is None:
+            raise EvidenceError(
+                f"{artifact.name} is missing: {artifact.ref}",
+                hint="Ask the store's keeper for a backup, or submit the task again: agentq retry.",
+            )
+        return stream
+
+    # ------------------------------------------------------------------
+
+    def _read(self, key: str, model: type[M]) -> M | None:
+        data = self.store.get(key)
+        if data is None:
+            return None
+        try:
+            return model.model_validate_json(data)
+        except ValidationError as error:
+            raise EvidenceError(
+                f"the paper {key} is damaged: {explain(error)}", hint="Restore it from a backup of the store."
+            ) from error
+
+
+def evidence_prefix(task_id: str, attempt: int | str) -> str:
+    """Where the evidence of an attempt lies (an attempt's number, or `hand-<token>`)."""
+    return f"artifacts/{task_id}/{attempt}/"
+
+
+def _names(keys: Iterator[str]) -> Iterator[str]:
+    return (key.rsplit("/", 1)[1] for key in keys)
+
+
+def _altered(artifact: Artifact) -> EvidenceError:
+    return EvidenceError(
+        f"{artifact.name} is not what the result names: {artifact.ref} was altered",
+        hint="Do not use it. The digest in the manifest is of what the worker delivered.",
+    )

@@ -1,0 +1,119 @@
+"""What an idle worker looks through: tasks that nobody published, settled or took over."""
+
+import asyncio
+import functools
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from agentq.claim import Claims, Park, Settle, end_of
+from agentq.engine import Engine
+from agentq.errors import EvidenceError
+from agentq.lifecycle import Papers
+from agentq.messages import Completion
+from agentq.patience import patiently
+from agentq.records import Records
+
+ROUND_LIMIT = 500
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the last rounds saw of a task: the running attempt's counter, or that it waits; and since when."""
+
+    mark: tuple[int, int] | None
+    since: float = field(default_factory=time.monotonic)
+
+
+class Sweep:
+    """Looks through `outbox/` and `open/` for one worker; every act may be repeated by anyone."""
+
+    def __init__(
+        self,
+        records: Records,
+        engine: Engine,
+        claims: Claims,
+        agent: str,
+        settle: Callable[[Completion], Awaitable[None]],
+    ) -> None:
+        self._records = records
+        self._engine = engine
+        self._claims = claims
+        self._agent = agent
+        self._settle = settle
+        self._seen: dict[str, _Seen] = {}
+
+    async def recover(self) -> None:
+        """At start: publish what was never published, settle what ended, and release what died on this host."""
+        await self._publish_unpublished()
+        for task_id in await self._unsettled():
+            await self._visit(task_id, idle=False)
+
+    async def round(self, *, idle: bool) -> None:
+        """One look; with `idle` a ready task that no queue holds is published again."""
+        await self._publish_unpublished()
+        tasks = await self._unsettled()
+        empty = idle and await self._engine.depth(self._agent) == 0
+        for task_id in tasks[:ROUND_LIMIT]:
+            await self._visit(task_id, idle=empty)
+        self._seen = {task_id: seen for task_id, seen in self._seen.items() if task_id in set(tasks)}
+
+    async def _unsettled(self) -> list[str]:
+        return await patiently(lambda: list(self._records.unsettled()))
+
+    async def _publish_unpublished(self) -> None:
+        for task_id in await patiently(lambda: list(self._records.unpublished())):
+            envelope = await patiently(functools.partial(self._records.envelope, task_id))
+            if envelope:
+                await self._engine.publish(envelope)
+                await patiently(functools.partial(self._records.published, task_id))
+
+    async def _visit(self, task_id: str, *, idle: bool) -> None:
+        try:
+            papers = await patiently(functools.partial(self._records.papers, task_id))
+        except EvidenceError:  # a damaged paper is for `doctor` to tell, and must not stop the others
+            return
+        if papers is None:
+            return
+        if papers.manifest:
+            await self._settle(papers.manifest)
+        elif papers.envelope.to == self._agent:
+            await self._visit_unfinished(task_id, papers, idle=idle)
+
+    async def _visit_unfinished(self, task_id: str, papers: Papers, *, idle: bool) -> None:
+        if self._stood_still(task_id, papers):
+            await asyncio.to_thread(self._bury, task_id, papers)
+            idle = True
+        had_run = papers.running is not None
+        verdict = await patiently(functools.partial(self._claims.decide, task_id, may_start=False))
+        if isinstance(verdict, Settle):
+            await self._settle(verdict.manifest)
+        elif isinstance(verdict, Park) and verdict.guard is None and verdict.delay == 0 and (had_run or idle):
+            await self._republish(task_id, verdict, at_once=had_run)
+
+    async def _republish(self, task_id: str, verdict: Park, *, at_once: bool) -> None:
+        """Publish a ready task when its worker just died, or when two rounds found it in no queue."""
+        waited = self._seen.get(task_id)
+        if at_once or (waited and waited.mark is None):
+            await self._engine.publish(verdict.envelope)
+            self._seen.pop(task_id, None)
+        else:
+            self._seen[task_id] = _Seen(None)
+
+    def _stood_still(self, task_id: str, papers: Papers) -> bool:
+        """True when this process saw the same counter for longer than a lease and two renewals, by its own clock."""
+        last = papers.last
+        if papers.running is None or last is None:
+            return False
+        mark = (last.number, last.lease.counter if last.lease else 0)
+        seen = self._seen.get(task_id)
+        if seen is None or seen.mark != mark:
+            self._seen[task_id] = _Seen(mark)
+            return False
+        terms = self._claims.terms
+        return time.monotonic() - seen.since > max(terms.lease, papers.running.lease_seconds) + 2 * terms.renewal
+
+    def _bury(self, task_id: str, papers: Papers) -> None:
+        if papers.running:
+            reason = f"its worker was silent for over {self._claims.terms.lease:g} s"
+            self._records.end(task_id, end_of(papers.running, self._agent, reason))

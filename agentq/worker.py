@@ -1,0 +1,201 @@
+"""The worker's daemon: takes deliveries for one agent, carries attempts to their end, drains, sweeps, reconnects."""
+
+import asyncio
+import contextlib
+import functools
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
+
+from agentq.attempt import AttemptRun, Bench
+from agentq.claim import Claims, Drop, LookAgain, Park, Refuse, Settle, Start, Terms, Verdict, end_of
+from agentq.config import Profile
+from agentq.engine import Delivery, Engine
+from agentq.errors import AgentqError, EngineUnavailable, StoreUnavailable
+from agentq.messages import Completion
+from agentq.ownership import bury_orphaned, this_process
+from agentq.patience import patiently
+from agentq.records import Records
+from agentq.runner import Runner
+from agentq.settle import settle
+from agentq.sweep import Sweep
+
+log = logging.getLogger("agentq")
+
+T = TypeVar("T")
+
+
+class Worker:
+    """Takes tasks of one agent, `parallel` at a time, until it is told to drain."""
+
+    def __init__(
+        self,
+        records: Records,
+        engine: Engine,
+        profile: Profile,
+        runner: Runner,
+        verifier: Runner | None,
+        *,
+        data: Path,
+        on_ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._records = records
+        self._engine = engine
+        self._profile = profile
+        self._on_ready = on_ready
+        self._claims = Claims(records, _terms(profile), is_gone=bury_orphaned)
+        self._bench = Bench(records, engine, runner, verifier, profile, self._claims, data / "scratch" / profile.agent)
+        self._sweep = Sweep(records, engine, self._claims, profile.agent, self._settle)
+        self._draining = asyncio.Event()
+        self._running: set[AttemptRun] = set()
+
+    async def run(self) -> None:
+        """Work until drained; an engine or store that is away is waited for."""
+        slots = [asyncio.create_task(self._slot()) for _ in range(self._profile.limits.parallel)]
+        sweeping = asyncio.create_task(self._sweep_forever())
+        try:
+            await self._engine_back(self._sweep.recover)
+            self._on_ready()
+            await asyncio.gather(*slots)
+        finally:
+            for task in (*slots, sweeping):
+                task.cancel()
+            await asyncio.gather(*slots, sweeping, return_exceptions=True)
+
+    def drain(self) -> None:
+        """Take nothing new and end when what runs has ended; the second call stops what runs, uncounted."""
+        if self._draining.is_set():
+            self.stop()
+        elif not self._draining.is_set():
+            self._draining.set()
+            log.info("draining: %d running", len(self._running))
+            if seconds := self._profile.limits.drain_seconds:
+                asyncio.get_running_loop().call_later(seconds, self.stop)
+
+    def stop(self) -> None:
+        """Stop what runs; the attempts end as interrupted, uncounted, and their tasks are released."""
+        for attempt in self._running:
+            attempt.keeper.ask("drained")
+
+    # ------------------------------------------------------------------ taking
+
+    async def _slot(self) -> None:
+        while not self._draining.is_set():
+            delivery = await self._next()
+            if delivery is not None:
+                await self._handle(delivery)
+
+    async def _next(self) -> Delivery | None:
+        """The next delivery, None when draining began."""
+        receiving = asyncio.create_task(self._engine_back(lambda: self._engine.receive(self._profile.agent)))
+        draining = asyncio.create_task(self._draining.wait())
+        try:
+            await asyncio.wait({receiving, draining}, return_when=asyncio.FIRST_COMPLETED)
+            return receiving.result() if receiving.done() else None
+        finally:
+            receiving.cancel()
+            draining.cancel()
+            await asyncio.gather(receiving, draining, return_exceptions=True)
+
+    async def _handle(self, delivery: Delivery) -> None:
+        """Carry one delivery to where it may be acknowledged. What fails on the way is redelivered or swept."""
+        looked = False
+        try:
+            while True:
+                pick_up = functools.partial(
+                    self._claims.pick_up, delivery.body, delivery.guard, delivery.published_at, looked=looked
+                )
+                verdict = await patiently(pick_up)
+                if not isinstance(verdict, LookAgain):
+                    break
+                await asyncio.sleep(verdict.after)
+                looked = True
+            if isinstance(verdict, Start):
+                verdict = await self._attempt(verdict, delivery)
+            await self._apply(verdict, delivery)
+        except EngineUnavailable as error:
+            log.warning("the engine went away in the middle of a delivery; it comes again: %s", error)
+
+    async def _attempt(self, start: Start, delivery: Delivery) -> Verdict:
+        task_id, number = start.papers.envelope.task_id, start.claim.attempt
+        log.info("%s: attempt %d started", task_id, number)
+        attempt = AttemptRun(self._bench, start, delivery)
+        self._running.add(attempt)
+        try:
+            return await attempt.run()
+        except Exception as error:
+            log.exception("%s: attempt %d broke", task_id, number)
+            end = end_of(start.claim, self._profile.agent, f"the worker broke: {error}")
+            await patiently(functools.partial(self._records.end, task_id, end))
+            return await patiently(functools.partial(self._claims.decide, task_id, may_start=False))
+        finally:
+            self._running.discard(attempt)
+
+    async def _apply(self, verdict: Verdict, delivery: Delivery) -> None:
+        """Do what was decided, then let go of the delivery."""
+        if isinstance(verdict, Refuse):
+            log.warning("dead letter: %s", verdict.reason)
+            await delivery.dead_letter(verdict.reason)
+            return
+        if isinstance(verdict, Park):
+            log.info("%s: parked for %g s: %s", verdict.envelope.task_id, verdict.delay, verdict.why)
+            publish = functools.partial(
+                self._engine.publish, verdict.envelope, delay=verdict.delay, guard=verdict.guard
+            )
+            await self._engine_back(publish)
+        elif isinstance(verdict, Settle):
+            await self._settle(verdict.manifest)
+        elif isinstance(verdict, Drop):
+            log.debug("dropped a copy: %s", verdict.why)
+        await delivery.ack()
+
+    async def _settle(self, manifest: Completion) -> None:
+        if not await patiently(functools.partial(self._records.is_open, manifest.task_id)):
+            return
+        log.info("%s: %s (attempt %d)", manifest.task_id, manifest.status, manifest.attempt)
+        while True:
+            try:
+                return await settle(self._records, self._engine, manifest)
+            except StoreUnavailable as error:
+                log.warning("settling %s waits for the store: %s", manifest.task_id, error)
+                await asyncio.sleep(1.0)
+
+    # ------------------------------------------------------------------ staying up
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._profile.limits.sweep_seconds)
+            with contextlib.suppress(AgentqError):
+                await self._sweep.round(idle=not self._running)
+
+    async def _engine_back(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a step for as long as the engine is unavailable."""
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(EngineUnavailable),
+            wait=wait_exponential_jitter(initial=0.1, max=5.0),
+            before_sleep=_say,
+        ):
+            with attempt:
+                return await step()
+        raise AssertionError("unreachable: retried without end")
+
+
+def _terms(profile: Profile) -> Terms:
+    return Terms(
+        agent=profile.agent,
+        owner=this_process(),
+        types=profile.types,
+        max_attempts=profile.retry.max_attempts,
+        lease=profile.limits.lease_seconds,
+        renewal=profile.limits.renew_seconds,
+    )
+
+
+def _say(state: RetryCallState) -> None:
+    if state.attempt_number in (1, 10) or state.attempt_number % 100 == 0:
+        error = state.outcome.exception() if state.outcome else None
+        hint = f" ({error.hint})" if isinstance(error, AgentqError) and error.hint else ""
+        log.warning("the engine is unavailable, trying again: %s%s", error, hint)

@@ -1,0 +1,52 @@
+"""Fixtures that give tests a RabbitMQ of their own; a machine without one skips these tests, CI fails them."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.brokers.node import Installation, Node, available, release
+
+NEEDED = "4.3"
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_installations() -> dict[str, Installation]:
+    """Every RabbitMQ of this machine by its version, the newest first; the newest is 4.3 or later."""
+    found = available()
+    if not found or release(next(iter(found))) < release(NEEDED):
+        reason = (
+            f"no RabbitMQ {NEEDED} or later (found: {', '.join(found) or 'none'}): start Docker, "
+            "or run `make test`, which installs it with tests/brokers/install.sh"
+        )
+        if os.environ.get("CI"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    return found
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(rabbitmq_installations: dict[str, Installation]) -> Iterator[Node]:
+    """A running node of the newest RabbitMQ, shared by the whole session: leave it running."""
+    with next(iter(rabbitmq_installations.values())).new() as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_oldest(request: pytest.FixtureRequest, rabbitmq_installations: dict[str, Installation]) -> Iterator[Node]:
+    """The same of the oldest RabbitMQ of this machine, which is the newest where there is only one."""
+    newest, *_, oldest = [*rabbitmq_installations, *rabbitmq_installations]
+    if oldest == newest:
+        yield request.getfixturevalue("rabbitmq")
+        return
+    with rabbitmq_installations[oldest].new() as node:
+        yield node
+
+
+@pytest.fixture
+def broker_of_my_own(rabbitmq_installations: dict[str, Installation]) -> Iterator[Callable[[], Node]]:
+    """Each call returns another running node of the newest RabbitMQ, to be stopped, killed or alarmed at will."""
+    installation = next(iter(rabbitmq_installations.values()))
+    with ExitStack() as nodes:
+        yield lambda: nodes.enter_context(installation.new())
