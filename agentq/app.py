@@ -200,8 +200,15 @@ class App:
 
     async def declare(self) -> Declared:
         """Declare the engine's whole topology for all known agents."""
+        self._lay_out_store()
         async with self.engine() as engine:
             return await engine.declare(self.agents, [self.settings.coordinator])
+
+    def _lay_out_store(self) -> None:
+        """Make the folders that people write to by hand, where the store is one."""
+        root = getattr(self.store, "root", None)
+        for name in ("tasks", "results", "artifacts") if root else ():
+            (root / name).mkdir(parents=True, exist_ok=True)
 
     async def health(self) -> Health:
         """What the engine is, and what is missing in it."""
@@ -239,7 +246,8 @@ class App:
                 f"{profile.folder}/worker.toml names no agent to run",
                 hint="Set command = [...] under [runner], or give --runner COMMAND (AGENTQ_RUNNER).",
             )
-        agent = CommandRunner(command, prompt_via=profile.runner.prompt)
+        section = profile.runner
+        agent = CommandRunner(command, prompt_via=section.prompt, grace_seconds=section.grace_seconds)
         verifier = CommandRunner(profile.evidence.verify) if profile.evidence.verify else None
         for program in (agent, verifier) if verifier else (agent,):
             program.check()

@@ -185,8 +185,8 @@ class AttemptRun:
             job = await patiently(self._prepare)
         except Invalid as error:
             return Ran("refused", str(error))
-        except OSError as error:
-            return Ran("failed", f"the attempt's folder could not be made: {error}")
+        except (AgentqError, OSError) as error:
+            return Ran("failed", f"the attempt could not be prepared: {error}")
         return await self._unless_stopped(self._bench.runner, job)
 
     async def _unless_stopped(self, runner: Runner, job: Job) -> Ran:

@@ -124,9 +124,11 @@ class GitWorktree:
             try:
                 self._copy_index(git, index)
                 git.must("add", "--all", "--", ":/", **changed)
-                return git.must("diff-index", "--cached", *_PLAIN_PATCH, self.base, "--", **changed) or None
+                patch = git.must("diff-index", "--cached", *_PLAIN_PATCH, self.base, "--", **changed)
             except (Unavailable, OSError) as error:
                 raise Invalid(f"the changes in {self.path} cannot be listed: {error}") from error
+        self._refuse_hidden_work(patch)
+        return patch or None
 
     def remove(self) -> None:
         """Remove the folder, git's record of it, and the branch: the patch is the evidence."""
@@ -143,6 +145,14 @@ class GitWorktree:
             shutil.copy2(self._git_dir / "index", index)
         except FileNotFoundError:
             git.must("read-tree", self.base, GIT_INDEX_FILE=str(index))
+
+    def _refuse_hidden_work(self, patch: bytes) -> None:
+        """A repository inside the workspace would be in the patch as a bare commit id, and its files lost."""
+        if b"\nnew file mode 160000\n" in patch and not (self.path / ".gitmodules").exists():
+            raise Invalid(
+                "a folder that was added is a git repository of its own, so its files are not in the patch",
+                hint="remove its .git folder",
+            )
 
     def _check_repository(self) -> None:
         if not self._repository.is_dir():

@@ -35,7 +35,6 @@ class RabbitMQEngine:
         self._publishing = Link(settings, "publish")
         self._consuming = Link(settings, "consume")
         self._idle: list[Slot] = []
-        self._known: set[str] = set()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.url = self._publishing.where
 
@@ -53,11 +52,18 @@ class RabbitMQEngine:
                 await channel.queue_bind(queue.name, queue.source, queue.key)
         return Declared(_labels(missing), _labels(found), topology.notes(version))
 
+    async def ready(self, agent: str) -> None:
+        """Raise EngineUnavailable when the agent has no queue, or the broker does not confirm just now."""
+        await self._find_queue(agent)
+        # No queue has an empty name: the broker confirms this message and forgets it, unless it blocks publishers.
+        await self._send(self._names.tasks, "", b"", Basic.Properties(), mandatory=False)
+
     async def publish(self, envelope: Envelope, *, delay: float = 0.0, guard: Guard | None = None) -> None:
         """Hand a message to the agent's queue, not before `delay` seconds; returns once the broker confirmed it."""
         properties = wire.envelope_properties(envelope, guard)
         if delay > 0:
-            await self._must_exist(envelope.to)
+            # The delay queues would take the message of an agent without a queue, and keep it.
+            await self._find_queue(envelope.to)
             await self._park(envelope.to, envelope.to_json(), properties, delay)
         else:
             await self._send(self._names.tasks, envelope.to, envelope.to_json(), properties)
@@ -152,12 +158,9 @@ class RabbitMQEngine:
                 return False
         return True
 
-    async def _must_exist(self, agent: str) -> None:
-        """Raise when the agent has no queue: the delay queues would take its message, and keep it."""
-        if agent not in self._known:
-            async with self._publishing.question(f"look for the queue of agent {agent}") as channel:
-                await channel.queue_declare(self._names.task_queue(agent), passive=True)
-            self._known.add(agent)
+    async def _find_queue(self, agent: str) -> None:
+        async with self._publishing.question(f"look for the queue of agent {agent}") as channel:
+            await channel.queue_declare(self._names.task_queue(agent), passive=True)
 
     async def _park(self, agent: str, body: bytes, properties: Basic.Properties, delay: float) -> None:
         rung, left = topology.hop(delay)
@@ -212,7 +215,6 @@ class RabbitMQEngine:
             message = await slot.arrival()
         async with self._consuming.asking(f"stop consuming from {queue}"):
             await slot.channel.basic_cancel(tag)
-        self._known.add(agent)
         return message
 
     async def _is_due(self, delivery: "RabbitMQDelivery") -> bool:

@@ -92,8 +92,9 @@ class SQLiteEngine:
         await self._run(functools.partial(_change, _INSERT_DEAD_LETTER, row))
 
     async def notify(self, completion: Completion, reply_to: str) -> None:
-        """Add the completion to the results, of which the newest 10,000 of each `reply_to` are kept."""
-        await self._run(functools.partial(_add_result, completion.to_json(), reply_to))
+        """Add the completion to the results, of which the newest 10,000 of each coordinator are kept."""
+        coordinator = reply_to.removeprefix("results.")
+        await self._run(functools.partial(_add_result, completion.to_json(), coordinator))
 
     async def dead_letters(self) -> list[DeadLetter]:
         """All dead letters, oldest first; looking changes nothing."""
@@ -206,8 +207,8 @@ _BURY = """
 INSERT INTO dead_letters (agent, reason, at, task_id, body)
 SELECT agent, ?, ?, task_id, body FROM messages WHERE id = ? AND holder = ?"""
 _FORGET_RESULTS = """
-DELETE FROM results WHERE reply_to = :to
-AND id <= (SELECT id FROM results WHERE reply_to = :to ORDER BY id DESC LIMIT 1 OFFSET :kept)"""
+DELETE FROM results WHERE coordinator = :of
+AND id <= (SELECT id FROM results WHERE coordinator = :of ORDER BY id DESC LIMIT 1 OFFSET :kept)"""
 
 
 def _change(sql: str, values: tuple[Any, ...], db: sqlite3.Connection) -> int:
@@ -245,10 +246,10 @@ def _move_to_dead_letters(message: int, holder: str, reason: str, db: sqlite3.Co
         db.execute("DELETE FROM messages WHERE id = ? AND holder = ?", (message, holder))
 
 
-def _add_result(body: bytes, reply_to: str, db: sqlite3.Connection) -> None:
+def _add_result(body: bytes, coordinator: str, db: sqlite3.Connection) -> None:
     with transaction(db):
-        db.execute("INSERT INTO results (reply_to, at, body) VALUES (?, ?, ?)", (reply_to, time.time(), body))
-        db.execute(_FORGET_RESULTS, {"to": reply_to, "kept": RESULTS_KEPT})
+        db.execute("INSERT INTO results (coordinator, at, body) VALUES (?, ?, ?)", (coordinator, time.time(), body))
+        db.execute(_FORGET_RESULTS, {"of": coordinator, "kept": RESULTS_KEPT})
 
 
 def _check_writable(db: sqlite3.Connection) -> None:

@@ -27,8 +27,8 @@ CREATE TABLE IF NOT EXISTS dead_letters (
   id INTEGER PRIMARY KEY AUTOINCREMENT, agent TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL, task_id TEXT,
   body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS results (
-  id INTEGER PRIMARY KEY AUTOINCREMENT, reply_to TEXT NOT NULL, at REAL NOT NULL, body BLOB NOT NULL);
-CREATE INDEX IF NOT EXISTS results_of ON results (reply_to, id);
+  id INTEGER PRIMARY KEY AUTOINCREMENT, coordinator TEXT NOT NULL, at REAL NOT NULL, body BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS results_of ON results (coordinator, id);
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_SCHEMA_VERSION};
 COMMIT;
@@ -151,8 +151,9 @@ def _keep_wal_short(db: sqlite3.Connection, path: Path) -> None:
     # Before 3.51.3 SQLite may damage a file whose log is brought in just when another process begins it anew (the
     # "WAL-reset bug"). So it is never left to SQLite: whoever does it keeps writers away, and waits for no reader.
     if _size(path.with_name(f"{path.name}-wal")) > WAL_BYTES:
-        with transaction(db), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
-            other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        with contextlib.suppress(sqlite3.Error), transaction(db):
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+                other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
 
 def _size(path: Path) -> int:

@@ -46,10 +46,11 @@ class Holder:
                     (self._folder() / token).unlink(missing_ok=True)
 
     def close(self, file: DatabaseFile) -> None:
-        """Release what this engine held and remove its lock; without the database, others find the lock gone."""
+        """Release what this engine held, and remove its lock; if only the latter succeeds, others find it dead."""
         if self._lock is not None:
-            with contextlib.suppress(AgentqError):
-                file.run(lambda db: release(db, self._token))
+            if self._path.exists():
+                with contextlib.suppress(AgentqError):
+                    file.run(lambda db: release(db, self._token))
             with contextlib.suppress(OSError):
                 (self._folder() / self._token).unlink()
             self._unlock()

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 
 from agentq.messages import Priority
 
@@ -31,11 +32,11 @@ class RabbitMQSettings:
     password: str | None = field(default=None, repr=False)
     vhost: str | None = None
     namespace: str = "agentq"
-    heartbeat: int = 15
+    heartbeat: int = 30
     timeout: float = 10.0
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
     verify: bool = True
 
 

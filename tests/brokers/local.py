@@ -21,7 +21,7 @@ listeners.tcp.1 = {address}:{port}
 vm_memory_high_watermark.absolute = 1GiB
 disk_free_limit.absolute = 10MB
 log.console = true
-log.console.use_colors = false
+log.console.use_colors = off
 log.file = false
 """
 
@@ -153,6 +153,7 @@ class LocalNode(Node):
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "LANG": "C.UTF-8",
             "HOME": str(home),
+            "ERL_CRASH_DUMP_SECONDS": "0",
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": LOOPBACK,
             "RABBITMQ_NODENAME": self._name,

@@ -1,0 +1,191 @@
+"""The harness of the engine suite: every engine, and what the port cannot do but a test needs.
+
+Run as a module it is a process to be killed: `python -m tests.conformance.engines hold|publish AGENT WHERE…`.
+"""
+
+import asyncio
+import json
+import secrets
+import sqlite3
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from agentq.engine import Delivery, Engine
+from agentq.messages import Envelope, parse_envelope
+
+NAMES = ("sqlite", "rabbitmq-4.3", "rabbitmq-3.10")
+PATIENCE = 10.0
+"""Seconds after which something that should have happened has not."""
+
+_ROOT = Path(__file__).parents[2]
+
+
+class EngineUnderTest(ABC):
+    """One queue system; every instance that `new` returns stands for another process that uses it."""
+
+    looks = 1000
+    """How often dead letters are looked at to show that looking changes nothing."""
+
+    def __init__(self) -> None:
+        self.agent = f"worker-{secrets.token_hex(4)}"
+        self.engines: list[Engine] = []
+
+    def new(self) -> Engine:
+        """A fresh instance, closed at the end of the test."""
+        self.engines.append(self.make())
+        return self.engines[-1]
+
+    async def close(self) -> None:
+        """Close every instance, in the order in which they were made."""
+        for engine in self.engines:
+            await engine.close()
+
+    @abstractmethod
+    def make(self) -> Engine:
+        """An instance that the caller closes."""
+
+    @abstractmethod
+    def where(self) -> list[str]:
+        """Arguments from which a child process makes an instance, see `engine_at`."""
+
+    @abstractmethod
+    async def publish_raw(self, agent: str, body: bytes) -> None:
+        """Publish any bytes, as a program would that knows nothing of agentq."""
+
+
+class SQLiteUnderTest(EngineUnderTest):
+    """One database file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def make(self) -> Engine:
+        return engine_at("sqlite", str(self.path))
+
+    def where(self) -> list[str]:
+        return ["sqlite", str(self.path)]
+
+    async def publish_raw(self, agent: str, body: bytes) -> None:
+        with closing(sqlite3.connect(self.path)) as db, db:
+            db.execute("INSERT INTO messages (agent, body) VALUES (?, ?)", (agent, body))
+
+
+class RabbitMQUnderTest(EngineUnderTest):
+    """One namespace on a broker."""
+
+    looks = 30  # each is a connection of its own; more than the 20 returns after which a broker gives a message up
+
+    def __init__(self, url: str, namespace: str) -> None:
+        super().__init__()
+        self.url, self.namespace = url, namespace
+
+    def make(self) -> Engine:
+        return engine_at("rabbitmq", self.url, self.namespace)
+
+    def where(self) -> list[str]:
+        return ["rabbitmq", self.url, self.namespace]
+
+    async def publish_raw(self, agent: str, body: bytes) -> None:
+        import aio_pika
+
+        async with await aio_pika.connect(self.url) as connection, connection.channel() as channel:
+            exchange = await channel.get_exchange(f"{self.namespace}.tasks", ensure=False)
+            await exchange.publish(aio_pika.Message(body), routing_key=agent)
+
+
+def engine_at(kind: str, *where: str) -> Engine:
+    """The instance that `EngineUnderTest.where` describes."""
+    if kind == "sqlite":
+        from agentq.engines.sqlite import SQLiteEngine
+
+        return SQLiteEngine(Path(where[0]))
+    from agentq.engines.rabbitmq import RabbitMQEngine, RabbitMQSettings
+
+    return RabbitMQEngine(RabbitMQSettings(urls=(where[0],), namespace=where[1]))
+
+
+def an_envelope(agent: str, task_id: str = "task-1", **more: Any) -> Envelope:
+    """A small task for the agent."""
+    return Envelope(task_id=task_id, to=agent, type="implementation", instructions="Do it.", **more)
+
+
+async def take(engine: Engine, agent: str) -> Delivery:
+    """The next message, which must be there or come soon."""
+    async with asyncio.timeout(PATIENCE):
+        return await engine.receive(agent)
+
+
+async def drain(engine: Engine, agent: str, count: int) -> list[str]:
+    """The task ids of the next messages, each acknowledged before the next is received."""
+    ids = []
+    for _ in range(count):
+        delivery = await take(engine, agent)
+        ids.append(task_of(delivery))
+        await delivery.ack()
+    return ids
+
+
+async def nothing_waits(engine: Engine, agent: str) -> bool:
+    """Whether a message published now, at the lowest priority, is the next that comes."""
+    last = an_envelope(agent, f"last-{secrets.token_hex(4)}", priority="low")
+    await engine.publish(last)
+    return await drain(engine, agent, 1) == [last.task_id]
+
+
+def task_of(delivery: Delivery) -> str:
+    """The task id in a delivery's body."""
+    return parse_envelope(delivery.body).task_id
+
+
+@contextmanager
+def another_process(does: str, engine: EngineUnderTest) -> Iterator["Child"]:
+    """A process that has published a task, or holds the next message, and is then killed without warning."""
+    command = [sys.executable, "-m", "tests.conformance.engines", does, engine.agent, *engine.where()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=_ROOT) as process:
+        try:
+            yield Child(process)
+        finally:
+            process.kill()
+
+
+class Child:
+    """A process of the suite, seen from the test."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process = process
+
+    async def has_done(self) -> str:
+        """The id of the task that it published or holds, as soon as it says so."""
+        assert self._process.stdout is not None
+        line = await asyncio.to_thread(self._process.stdout.readline)
+        return str(json.loads(line))
+
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        self._process.kill()
+        self._process.wait()
+
+
+async def _hold(engine: Engine, agent: str) -> str:
+    return task_of(await take(engine, agent))
+
+
+async def _publish(engine: Engine, agent: str) -> str:
+    await engine.publish(an_envelope(agent, "task-of-a-child"))
+    return "task-of-a-child"
+
+
+async def _main(does: str, agent: str, *where: str) -> None:
+    task = await {"hold": _hold, "publish": _publish}[does](engine_at(*where), agent)
+    print(json.dumps(task), flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(*sys.argv[1:]))
