@@ -58,9 +58,9 @@ def _open_rabbitmq(settings: Settings) -> Engine:
             namespace=settings.namespace,
             heartbeat=section.heartbeat,
             timeout=section.timeout,
-            ca_file=str(section.ca_file) if section.ca_file else None,
-            cert_file=str(section.cert_file) if section.cert_file else None,
-            key_file=str(section.key_file) if section.key_file else None,
+            ca_file=section.ca_file,
+            cert_file=section.cert_file,
+            key_file=section.key_file,
             verify=section.verify,
         )
     )
@@ -206,9 +206,10 @@ class App:
 
     def _lay_out_store(self) -> None:
         """Make the folders that people write to by hand, where the store is one."""
-        root = getattr(self.store, "root", None)
-        for name in ("tasks", "results", "artifacts") if root else ():
-            (root / name).mkdir(parents=True, exist_ok=True)
+        root: Path | None = getattr(self.store, "root", None)
+        for name in ("tasks", "results", "artifacts"):
+            if root:
+                (root / name).mkdir(parents=True, exist_ok=True)
 
     async def health(self) -> Health:
         """What the engine is, and what is missing in it."""

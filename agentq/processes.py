@@ -142,7 +142,8 @@ async def start(
 ) -> tuple[asyncio.subprocess.Process, ProcessTree]:
     """Start a program, given by its absolute path, as the leader of a tree that does not outlive this process.
 
-    The environment must hold the token under MARKER. Raises OSError when the program cannot be started.
+    The environment must hold the token under MARKER. Raises OSError when nothing can be started in `cwd`; a program
+    that cannot be executed says so on stderr, and its exit code is not 0.
     """
     global _starting
     adopt_orphans()

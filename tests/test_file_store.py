@@ -76,6 +76,7 @@ def check_papers(store: FileStore) -> list[int]:
 
 @pytest.mark.parametrize(("seam", "papers"), [("write", 0), ("fsync", 0), ("link", 0), ("after link", 1)])
 def test_a_writer_killed_at_any_step_leaves_a_whole_paper_or_none(store: FileStore, seam: str, papers: int) -> None:
+    (store.root / "tasks").mkdir(parents=True)
     with start_writer(store, seam, 7) as writer:
         assert writer.wait(30) == -signal.SIGKILL
     assert len(check_papers(store)) == papers

@@ -269,6 +269,8 @@ async def test_a_memory_alarm_is_an_error_in_time(own_node: Node, new_engine: Ne
     await engine.publish(envelope("before"))
     own_node.ctl("set_vm_memory_high_watermark", "absolute", "1")
     try:
+        while "memory" not in own_node.ctl("eval", "rabbit_alarm:get_alarms()."):
+            await asyncio.sleep(0.1)
         for request in (engine.publish(envelope("during")), engine.ready("worker")):
             start = time.monotonic()
             with pytest.raises(EngineUnavailable, match="blocks publishers"):
@@ -432,7 +434,7 @@ ODD: list[dict[str, Any]] = [
     {},
     {"priority": 0},
     {"priority": 255, "content_type": "text/odd", "delivery_mode": 2},
-    {"headers": {"agentq-guard-attempt": "x", "agentq-due": "soon", "agentq-left": None, "deep": {"a": [1, b"\xff"]}}},
+    {"headers": {"agentq-guard-attempt": "x", "agentq-due": "soon", "agentq-left": None, "deep": {"a": [1, bytearray(b"\xff")]}}},
     {"headers": {"agentq-due": 2**62, "agentq-left": -5}, "reply_to": "amq.gen-1", "app_id": "x", "user_id": "guest"},
     {"timestamp": datetime(2020, 1, 1, tzinfo=UTC), "expiration": "60000", "message_type": "t", "correlation_id": "c"},
 ]

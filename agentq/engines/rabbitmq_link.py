@@ -150,11 +150,10 @@ class Link:
             raise EngineUnavailable(what, hint="free memory or disk on the broker, then try again") from error
 
     async def _is_blocked(self) -> bool:
-        transport = self._connection.transport if self._connection else None
         try:
             async with asyncio.timeout(0.01):
-                if transport:
-                    await transport.ready()
+                if living := self._living():
+                    await living.ready()
         except TimeoutError:
             return True
         return False
@@ -162,13 +161,17 @@ class Link:
     async def connection(self) -> AbstractConnection:
         """The living connection, a new one when the last is gone."""
         async with self._opening:
-            if self._connection is None or not self._connection.connected.is_set():
+            if not (living := self._living()):
                 self.drop()
                 self._connection = await self._connect_any()
-            transport = self._connection.transport
-        if transport is None:
+                living = self._living()
+        if living is None:
             raise amqp.ChannelInvalidStateError("closed meanwhile")
-        return transport.connection
+        return living
+
+    def _living(self) -> AbstractConnection | None:
+        transport = self._connection.transport if self._connection else None
+        return transport.connection if transport and transport.connection.is_opened else None
 
     async def channel(self) -> AbstractChannel:
         """A channel of one's own, to consume and to ask with."""

@@ -72,11 +72,9 @@ def guard_of(headers: Headers) -> Guard | None:
 
 def delayed(properties: Basic.Properties, delay: float, left: float) -> Basic.Properties:
     """A copy for the next hop of a delay, which says when it is due and what will be left after the hop."""
-    headers = {key: value for key, value in headers_of(properties).items() if not key.startswith("x-")}
-    headers.pop(DUE, None), headers.pop(LEFT, None)
-    if left > 0:
-        headers |= {DUE: round((time.time() + delay) * 1000), LEFT: round(left * 1000)}
-    return _copied(properties, headers)
+    timing = {DUE: round((time.time() + delay) * 1000), LEFT: round(left * 1000)} if left > 0 else {}
+    kept = {key: value for key, value in _own(properties).items() if key not in (DUE, LEFT)}
+    return _copied(properties, kept | timing)
 
 
 def seconds_left(headers: Headers) -> float:
@@ -89,7 +87,7 @@ def seconds_left(headers: Headers) -> float:
 
 def buried(properties: Basic.Properties, reason: str) -> Basic.Properties:
     """A copy for the dead letters: why and when, with the original headers as texts."""
-    kept = {key: _text(value) for key, value in headers_of(properties).items() if not key.startswith("x-")}
+    kept = {key: _text(value) for key, value in _own(properties).items()}
     dead = {DEAD_ID: secrets.token_hex(8), DEAD_REASON: _text(reason), DEAD_AT: utc_now().isoformat()}
     return _copied(properties, kept | dead)
 
@@ -145,6 +143,12 @@ _SIZES: Mapping[str, Callable[[bytes], int]] = {
     "timestamp": lambda data: 8,
     "table": lambda data: 4 + int.from_bytes(data[:4]),
 }
+
+
+def _own(properties: Basic.Properties) -> dict[str, Any]:
+    """The sender's headers, not the broker's; what could not be encoded again becomes a text."""
+    headers = headers_of(properties).items()
+    return {key: v if isinstance(v, str | int) else _text(v) for key, v in headers if not key.startswith("x-")}
 
 
 def _copied(properties: Basic.Properties, headers: Headers) -> Basic.Properties:

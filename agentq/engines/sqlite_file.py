@@ -151,9 +151,8 @@ def _keep_wal_short(db: sqlite3.Connection, path: Path) -> None:
     # Before 3.51.3 SQLite may damage a file whose log is brought in just when another process begins it anew (the
     # "WAL-reset bug"). So it is never left to SQLite: whoever does it keeps writers away, and waits for no reader.
     if _size(path.with_name(f"{path.name}-wal")) > WAL_BYTES:
-        with contextlib.suppress(sqlite3.Error), transaction(db):
-            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
-                other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        with contextlib.suppress(sqlite3.Error), transaction(db), contextlib.closing(sqlite3.connect(path)) as other:
+            other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
 
 def _size(path: Path) -> int:

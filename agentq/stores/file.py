@@ -45,7 +45,7 @@ class FileStore:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.normpath(root.absolute()))
-        self.url = self.root.as_uri().rstrip("/")
+        self.url = self.root.as_uri().removesuffix("/")
         self._resolved = os.path.realpath(self.root)
 
     def get(self, key: str) -> bytes | None:

@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -225,7 +226,7 @@ def test_one_of_several_processes_creates_an_object(store: Store) -> None:
         racer.join(60)
         assert racer.exitcode == 0
     claimed = [(store.get(f"won/{me}") or b"").decode().split() for me in range(processes)]
-    assert sorted(sum(claimed, [])) == sorted(str(number) for number in range(rounds))
+    assert sorted(chain.from_iterable(claimed)) == sorted(str(number) for number in range(rounds))
     for me, numbers in enumerate(claimed):
         assert all(store.get(f"attempts/{number}") == str(me).encode() for number in numbers)
 

@@ -1,0 +1,5 @@
+"""`python -m agentq`."""
+
+from agentq.cli import main
+
+main()
