@@ -205,8 +205,11 @@ import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
 if os.getppid() != int(sys.argv[1]):
     sys.exit("the parent is gone")
+# Python adds LC_CTYPE to its own environment; the program gets the one that was given.
+with open("/proc/self/environ", "rb") as given:
+    environment = dict(entry.split(b"=", 1) for entry in given.read().split(b"\\0") if b"=" in entry)
 try:
-    os.execv(sys.argv[2], sys.argv[2:])
+    os.execve(sys.argv[2], sys.argv[2:], environment)
 except OSError as error:
     sys.exit(f"cannot execute {sys.argv[2]}: {error.strerror}")
 """

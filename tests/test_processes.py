@@ -275,7 +275,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
             stderr=subprocess.DEVNULL,
         )
     )
-    while not starting.done() and not carriers(token):
+    while not starting.done() and not carriers(token):  # noqa: ASYNC110 - as early as it can be seen
         await asyncio.sleep(0)
     starting.cancel()
     with contextlib.suppress(asyncio.CancelledError):

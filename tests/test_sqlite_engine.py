@@ -102,8 +102,10 @@ async def test_declare_says_whether_it_made_the_file(engine: SQLiteEngine, other
 async def test_a_database_that_was_taken_away_is_made_anew(new: Callable[..., SQLiteEngine], tmp_path: Path) -> None:
     path = tmp_path / "folder" / "queue.db"
     engine, other = new(path), new(path)
-    waiting = asyncio.create_task(take(engine, AGENT))
     await other.publish(an_envelope(AGENT, "taken-away"), delay=60)
+    assert await nothing_waits(engine, AGENT)
+    waiting = asyncio.create_task(take(engine, AGENT))
+    await engine.depth(AGENT)
     path.parent.rename(tmp_path / "elsewhere")
     await other.publish(an_envelope(AGENT))
     assert task_of(await waiting) == "task-1"

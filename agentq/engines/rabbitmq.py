@@ -55,8 +55,9 @@ class RabbitMQEngine:
     async def ready(self, agent: str) -> None:
         """Raise EngineUnavailable when the agent has no queue, or the broker does not confirm just now."""
         await self._find_queue(agent)
-        # No queue has an empty name: the broker confirms this message and forgets it, unless it blocks publishers.
-        await self._send(self._names.tasks, "", b"", Basic.Properties(), mandatory=False)
+        # No agent has an empty name: the broker confirms this message and forgets it. With an empty body it would do
+        # so even while it blocks publishers.
+        await self._send(self._names.tasks, "", b"ready?", Basic.Properties(), mandatory=False)
 
     async def publish(self, envelope: Envelope, *, delay: float = 0.0, guard: Guard | None = None) -> None:
         """Hand a message to the agent's queue, not before `delay` seconds; returns once the broker confirmed it."""

@@ -66,10 +66,15 @@ def translate(error: Exception, doing: str, where: str) -> AgentqError:
 def _differs(found: re.Match[str], where: str) -> Conflict:
     return Conflict(
         f"{found['kind']} {found['name']!r} at {where} exists with another {found['argument']}: "
-        f"it has {found['current']}, agentq needs {found['needed']}",
+        f"it has {_plain(found['current'])}, agentq needs {_plain(found['needed'])}",
         hint=f"when nothing waits in it, delete {found['name']!r} and run `agentq init` again, "
         "or set another `namespace`",
     )
+
+
+def _plain(value: str) -> str:
+    """A value without the broker's words about its type."""
+    return re.sub(r"the value ('.*') of type '\w+'", r"\1", value)
 
 
 def _addresses(settings: RabbitMQSettings) -> tuple[URL, ...]:

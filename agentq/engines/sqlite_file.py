@@ -70,11 +70,12 @@ class DatabaseFile:
 
     def connection(self) -> sqlite3.Connection:
         """The open connection; raises sqlite3.Error or OSError."""
-        # A file that was deleted can still be written to by those who have it open, and that would be lost.
-        if self._connection is None or self._inode != _inode(self._path):
+        # A file that was deleted can still be written to by those who have it open, and that would be lost. The look
+        # before each opening is repeated after it, so that what was opened is what is there (a new file: twice).
+        while self._connection is None or self._inode != _inode(self._path):
             self.close()
-            self._connection = self._opener(self._path)
             self._inode = _inode(self._path)
+            self._connection = self._opener(self._path)
         return self._connection
 
     def last_connection(self) -> sqlite3.Connection:
