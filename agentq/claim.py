@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from agentq.engine import Guard
-from agentq.errors import Invalid
+from agentq.errors import EvidenceError, Invalid, StoreUnavailable
 from agentq.lifecycle import Papers, due, is_expired
-from agentq.messages import Completion, Envelope, Outcome, parse_envelope, utc_now
+from agentq.messages import ENVELOPE_LIMIT, Completion, Envelope, Outcome, parse_envelope, utc_now
 from agentq.papers import Attempt, Claim, End, Owner, new_token
 from agentq.records import Records
 from agentq.settle import commit, completion_of, seal
@@ -90,6 +90,7 @@ class Claims:
         self.terms = terms
         self._is_gone = is_gone
         self._now = now
+        self._unsure: dict[str, Claim] = {}
 
     def pick_up(self, body: bytes, guard: Guard | None, published_at: datetime | None, looked: bool = False) -> Verdict:
         """What to do with a delivery; papers that follow from it (a claim, an end, a seal) are written already."""
@@ -105,18 +106,23 @@ class Claims:
         self, task_id: str, guard: Guard | None = None, looked: bool = False, *, may_start: bool = True
     ) -> Verdict:
         """The same for a registered task; without `may_start` a task that is ready is parked for no time at all."""
-        while True:
-            papers = self.records.papers(task_id)
+        verdict: Verdict | _Again = AGAIN
+        while isinstance(verdict, _Again):
+            try:
+                papers = self.records.papers(task_id)
+            except EvidenceError as error:  # only a person can mend that, and it must not stop the worker
+                return Refuse(str(error))
             if papers is None:
                 return Refuse(f"{task_id} is not registered in {self.records.store.url}")
-            verdict = self._ended(papers) or self._running(papers, guard, looked)
-            verdict = verdict or self._over(papers) or self._not_yet(papers)
-            if verdict is None and may_start:
-                verdict = self._claim(papers)
-            elif verdict is None:
-                verdict = Park(papers.envelope, 0.0, "released")
-            if not isinstance(verdict, _Again):
-                return verdict
+            verdict = self._look(papers, guard, looked, may_start=may_start)
+        return verdict
+
+    def _look(self, papers: Papers, guard: Guard | None, looked: bool, *, may_start: bool) -> "Verdict | _Again":
+        verdict = self._ended(papers) or self._running(papers, guard, looked, may_start=may_start)
+        verdict = verdict or self._over(papers) or self._not_yet(papers)
+        if verdict:
+            return verdict
+        return self._claim(papers) if may_start else Park(papers.envelope, 0.0, "released")
 
     # ------------------------------------------------------------------ admitting
 
@@ -143,13 +149,16 @@ class Claims:
         refusal = unsupported(message) or self._other_type(message)
         if refusal:
             raise Invalid(refusal)
-        self.records.open(message.task_id, published=True)
         update = {
             "created_at": message.created_at or published_at or self._now(),
             "store": self.records.store.url,
             "request_sha256": message.request_digest(),
         }
-        return self.records.register(message.model_copy(update=update))
+        envelope = message.model_copy(update=update)
+        if len(envelope.to_json()) > ENVELOPE_LIMIT:
+            raise Invalid(f"the message is so long that its registered envelope has more than {ENVELOPE_LIMIT} bytes")
+        self.records.open(message.task_id, published=True)
+        return self.records.register(envelope)
 
     def _other_type(self, envelope: Envelope) -> str | None:
         if not self.terms.types or envelope.type in self.terms.types:
@@ -163,10 +172,14 @@ class Claims:
             return Settle(papers.manifest)
         return Settle(commit(self.records, papers.seal.completion)) if papers.seal else None
 
-    def _running(self, papers: Papers, guard: Guard | None, looked: bool) -> "Verdict | _Again | None":
+    def _running(
+        self, papers: Papers, guard: Guard | None, looked: bool, *, may_start: bool
+    ) -> "Verdict | _Again | None":
         claim, last = papers.running, papers.last
         if claim is None or last is None:
             return None
+        if may_start and self._unsure.get(papers.envelope.task_id) == claim:
+            return Start(papers, claim) if self._unsure.pop(papers.envelope.task_id, None) else AGAIN
         if self._is_gone(claim):
             return self._bury(papers, claim, "its worker's process died")
         if guard and guard.attempt == claim.attempt:
@@ -191,7 +204,8 @@ class Claims:
 
     def _park_guard(self, papers: Papers, number: int, counter: int, guard_id: str) -> Park:
         guard = Guard(attempt=number, counter=counter, id=guard_id)
-        return Park(papers.envelope, self.terms.lease, f"guards attempt {number}", guard)
+        lease = max(self.terms.lease, papers.running.lease_seconds if papers.running else 0.0)
+        return Park(papers.envelope, lease, f"guards attempt {number}", guard)
 
     def _bury(self, papers: Papers, paper: object, reason: str) -> "_Again":
         if isinstance(paper, Claim):
@@ -235,21 +249,30 @@ class Claims:
         return Park(papers.envelope, (until - now) / timedelta(seconds=1), f"not before {until:%H:%M:%S}")
 
     def _claim(self, papers: Papers) -> "Verdict | _Again":
+        """Take the next number. A claim of which the store's answer is unknown is kept: the next try asks for the
+        same one, or finds it, so that no attempt of a living worker is left for others to bury."""
         task_id = papers.envelope.task_id
-        claim = Claim(
-            attempt=papers.next_number,
+        claim = self._unsure.pop(task_id, None)
+        if claim is None or claim.attempt != papers.next_number:
+            claim = self._new_claim(papers.next_number)
+        try:
+            if not self.records.take(task_id, claim):
+                return AGAIN
+            manifest = self.records.manifest(task_id)
+        except StoreUnavailable:
+            self._unsure[task_id] = claim
+            raise
+        return Settle(manifest) if manifest else Start(papers, claim)
+
+    def _new_claim(self, number: int) -> Claim:
+        return Claim(
+            attempt=number,
             token=new_token(),
             worker=self.terms.agent,
             owner=self.terms.owner,
             at=self._now(),
             lease_seconds=self.terms.lease,
         )
-        if not self.records.take(task_id, claim):
-            return AGAIN
-        manifest = self.records.manifest(task_id)
-        if manifest:
-            return Settle(manifest)
-        return Start(papers, claim)
 
 
 class _Again:

@@ -38,7 +38,7 @@ class Papers(Message):
 
     @property
     def seal(self) -> Seal | None:
-        """The seal that ended the task."""
+        """The seal that is to end the task: whoever meets it commits its completion."""
         last = self.last
         return last.paper if last and isinstance(last.paper, Seal) else None
 
@@ -105,7 +105,10 @@ def is_silent(attempt: Attempt, now: datetime) -> bool:
 
 
 def derive(papers: Papers, now: datetime, *, gone: bool = False) -> Status:
-    """The state of a task at `now`; `gone` says that its running attempt's process is proven dead."""
+    """The state of a task at `now`; `gone` says that its running attempt's process is proven dead.
+
+    Only the manifest ends a task: before it stands, an owner that was thought dead may still be first to commit.
+    """
     envelope = papers.envelope
     status = Status(
         task_id=envelope.task_id,
@@ -117,8 +120,7 @@ def derive(papers: Papers, now: datetime, *, gone: bool = False) -> Status:
         attempt=papers.last.number if papers.last else None,
         attempts_counted=papers.counted,
     )
-    ending = papers.manifest or (papers.seal.completion if papers.seal else None)
-    return status.model_copy(update=_ended(ending) if ending else _open(papers, now, gone=gone))
+    return status.model_copy(update=_ended(papers.manifest) if papers.manifest else _open(papers, now, gone=gone))
 
 
 def _ended(completion: Completion) -> dict[str, object]:
@@ -138,10 +140,12 @@ def _open(papers: Papers, now: datetime, *, gone: bool) -> dict[str, object]:
     last = papers.last
     if papers.running and last:
         return _running(papers.running, last, silent=gone or is_silent(last, now))
+    if papers.seal:
+        return {"reason": f"is being ended as {papers.seal.completion.status}"}
     until = due(papers)
     reason = last.end.reason if last and last.end else None
     if is_expired(papers, now):
-        return {"state": "expired", "reason": "its TTL ran out before anyone started it"}
+        reason = "its TTL ran out, and it is ended as expired by whoever can write that down first"
     if until and until > now:
         return {"waits_for": "delayed", "until": until, "reason": reason}
     return {"waits_for": "queued", "reason": reason}

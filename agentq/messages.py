@@ -205,16 +205,30 @@ def parse_envelope(body: bytes) -> Envelope:
         text = body.decode()
     except UnicodeDecodeError as error:
         raise Invalid(f"the message is not UTF-8 (byte {error.start})") from error
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Invalid(f"the message is not JSON: {error}") from error
+    value = _json(text)
     if not isinstance(value, dict):
         raise Invalid(f"the message is JSON, but not an object: {type(value).__name__}")
     try:
-        return Envelope.model_validate(value)
+        envelope = Envelope.model_validate(value)
     except ValidationError as error:
         raise Invalid(f"the message is no valid envelope: {explain(error)}") from error
+    try:
+        envelope.to_json()
+    except ValueError as error:
+        raise Invalid("the message is nested too deeply to be passed on") from error
+    return envelope
+
+
+def _json(text: str) -> object:
+    """The JSON value in a text; what could not be written back as it came (NaN, half a character) is refused."""
+    try:
+        value: object = json.loads(text)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError as error:
+        raise Invalid("the message has half a character (a lone surrogate) in it") from error
+    except (ValueError, RecursionError) as error:
+        raise Invalid(f"the message is not JSON: {error}") from error
+    return value
 
 
 def explain(error: ValidationError) -> str:

@@ -85,17 +85,16 @@ class ProcessTree:
     def ask_to_end(self) -> None:
         """Send SIGTERM to those members that are still in the leader's process group."""
         if not _LINUX:
-            return _signal_group(self.leader, signal.SIGTERM)
-        for process in self.look():
-            if process.group == self.leader:
-                _send(process, signal.SIGTERM)
+            _signal_group(self.leader, signal.SIGTERM)
+        for process in self._group():
+            _send(process, signal.SIGTERM)
 
     async def stop(self, grace: float, deadline: float = 5.0) -> bool:
-        """Ask, wait up to `grace` seconds, then `kill`; a cancellation only shortens the grace, and is raised then."""
+        """Ask, give those who were asked `grace` seconds, then `kill`; a cancellation shortens the grace, no more."""
         try:
             if grace > 0:
                 await asyncio.to_thread(self.ask_to_end)
-                await self._ended_within(grace)
+                await self._group_ended_within(grace)
         finally:
             proven = await _to_the_end(asyncio.create_task(asyncio.to_thread(self.kill, deadline)))
         return proven
@@ -111,10 +110,16 @@ class ProcessTree:
         """Forget the tree, once its leader has been reaped."""
         _leaders.discard(self.leader)
 
-    async def _ended_within(self, seconds: float) -> None:
+    async def _group_ended_within(self, seconds: float) -> None:
         end = time.monotonic() + seconds
-        while await asyncio.to_thread(self.look) and time.monotonic() < end:  # noqa: ASYNC110 - /proc has no events
+        while await asyncio.to_thread(self._group_lives) and time.monotonic() < end:  # noqa: ASYNC110 - no events there
             await asyncio.sleep(_PAUSE)
+
+    def _group_lives(self) -> bool:
+        return bool(self._group()) if _LINUX else _signal_group(self.leader, 0)
+
+    def _group(self) -> list[Process]:
+        return [process for process in self.look() if process.group == self.leader]
 
     def _is_root(self, process: Process, table: list[Process]) -> bool:
         return (
@@ -371,6 +376,9 @@ def _send(process: Process, what: signal.Signals) -> None:
             os.kill(process.pid, what)
 
 
-def _signal_group(leader: int, what: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):
+def _signal_group(leader: int, what: int) -> bool:
+    try:
         os.killpg(leader, what)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True

@@ -1,5 +1,6 @@
 """The papers of a task over a store: reading them, and the few ways in which they may be written."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,8 +60,7 @@ class Records:
 
     def register(self, envelope: Envelope) -> Envelope:
         """Register a task and answer with the registered envelope, another's when that id was taken."""
-        found = self.create(f"tasks/{envelope.task_id}.json", envelope.to_json())
-        return envelope if found is None else Envelope.model_validate_json(found)
+        return self._first(f"tasks/{envelope.task_id}.json", envelope)
 
     def envelope(self, task_id: str) -> Envelope | None:
         """The envelope as registered, None for an unknown task."""
@@ -109,17 +109,21 @@ class Records:
     def attempts(self, task_id: str) -> tuple[Attempt, ...]:
         """The attempts so far, in order; the lease only of the last one."""
         keys = set(self.store.keys(f"attempts/{task_id}/"))
-        numbers = sorted(int(name) for key in keys if (name := key.rsplit("/", 1)[1].removesuffix(".json")).isdigit())
-        return tuple(self._attempt(task_id, n, keys, last=n == numbers[-1]) for n in numbers)
+        names = (key.rsplit("/", 1)[1].removesuffix(".json") for key in keys)
+        # Numbers have no gaps, and an attempt that was followed has ended: a listing that was overtaken may say less.
+        last = max((int(name) for name in names if name.isdigit()), default=0)
+        return tuple(self._attempt(task_id, number, keys, last=number == last) for number in range(1, last + 1))
 
     def _attempt(self, task_id: str, number: int, keys: set[str], *, last: bool) -> Attempt:
         base = f"attempts/{task_id}/{number}"
         paper = self.store.get(f"{base}.json")
         if paper is None:
             raise StoreUnavailable(f"{base}.json was listed and is gone", hint="Read again.")
+        with _damage(f"{base}.json"):
+            claim_or_seal = CLAIM_OR_SEAL.validate_json(paper)
         return Attempt(
-            paper=CLAIM_OR_SEAL.validate_json(paper),
-            end=self._read(f"{base}.end.json", End) if f"{base}.end.json" in keys else None,
+            paper=claim_or_seal,
+            end=self.ended(task_id, number) if not last or f"{base}.end.json" in keys else None,
             lease=self.lease(task_id, number) if last and f"{base}.lease.json" in keys else None,
         )
 
@@ -141,8 +145,7 @@ class Records:
 
     def end(self, task_id: str, end: End) -> End:
         """Say how an attempt ended without a result; answers with the end that holds, another's when it was first."""
-        found = self.create(f"attempts/{task_id}/{end.attempt}.end.json", end.to_json())
-        return end if found is None else End.model_validate_json(found)
+        return self._first(f"attempts/{task_id}/{end.attempt}.end.json", end)
 
     def ended(self, task_id: str, number: int) -> End | None:
         """How that attempt ended without a result, None when nobody said so."""
@@ -160,9 +163,7 @@ class Records:
 
     def propose(self, proposal: Proposal) -> Proposal:
         """Leave a running agent's own word about its attempt; the first one holds and is answered."""
-        key = f"{evidence_prefix(proposal.task_id, proposal.attempt)}proposal.json"
-        found = self.create(key, proposal.to_json())
-        return proposal if found is None else Proposal.model_validate_json(found)
+        return self._first(f"{evidence_prefix(proposal.task_id, proposal.attempt)}proposal.json", proposal)
 
     def proposal(self, task_id: str, number: int) -> Proposal | None:
         """The running agent's own word, None when it left none."""
@@ -176,8 +177,7 @@ class Records:
 
     def commit(self, completion: Completion) -> Completion:
         """Create the manifest: the commit point. Answers with the manifest that holds, another's when it was first."""
-        found = self.create(f"results/{completion.task_id}.json", completion.to_json())
-        return completion if found is None else Completion.model_validate_json(found)
+        return self._first(f"results/{completion.task_id}.json", completion)
 
     def inbox(self, coordinator: str) -> Iterator[str]:
         """The ids of the coordinator's unread completions."""
@@ -244,12 +244,27 @@ class Records:
         data = self.store.get(key)
         if data is None:
             return None
-        try:
+        with _damage(key):
             return model.model_validate_json(data)
-        except ValidationError as error:
-            raise EvidenceError(
-                f"the paper {key} is damaged: {explain(error)}", hint="Restore it from a backup of the store."
-            ) from error
+
+    def _first(self, key: str, paper: M) -> M:
+        """Create a paper and answer with the one that holds: this one, or another's that was first."""
+        found = self.create(key, paper.to_json())
+        if found is None:
+            return paper
+        with _damage(key):
+            return type(paper).model_validate_json(found)
+
+
+@contextlib.contextmanager
+def _damage(key: str) -> Iterator[None]:
+    """Say that a paper cannot be read, and which one."""
+    try:
+        yield
+    except ValidationError as error:
+        raise EvidenceError(
+            f"the paper {key} is damaged: {explain(error)}", hint="Restore it from a backup of the store."
+        ) from error
 
 
 def evidence_prefix(task_id: str, attempt: int | str) -> str:

@@ -94,6 +94,13 @@ async def test_it_needs_no_declaring(new: Callable[..., SQLiteEngine], tmp_path:
     assert await drain(engine, AGENT, 1) == ["task-1"]
 
 
+async def test_many_can_make_it_at_once(new: Callable[..., SQLiteEngine], tmp_path: Path) -> None:
+    for round_ in range(20):
+        engines = [new(tmp_path / str(round_) / "queue.db") for _ in range(5)]
+        await asyncio.gather(*(engine.publish(an_envelope(AGENT)) for engine in engines))
+        assert await engines[0].depth(AGENT) == 5
+
+
 async def test_declare_says_whether_it_made_the_file(engine: SQLiteEngine, other: SQLiteEngine, path: Path) -> None:
     assert (await engine.declare([AGENT], [])).created == (str(path),)
     assert (await other.declare([AGENT], [])).found == (str(path),)
@@ -283,7 +290,7 @@ async def test_another_file_is_invalid(engine: SQLiteEngine, path: Path) -> None
 async def test_another_programs_database_is_invalid(engine: SQLiteEngine, path: Path) -> None:
     change(path, "CREATE TABLE recipes (name)")
     before = path.read_bytes()
-    assert "of another program" in str(await complaint(engine))
+    assert "is not a queue of agentq" in str(await complaint(engine))
     assert path.read_bytes() == before
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,23 +16,30 @@ WAL_BYTES = 4 * 1024 * 1024
 _APPLICATION = 0x61677471  # "agtq", kept in the file's header
 _SCHEMA_VERSION = 1
 _SCHEMA = f"""
-BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS messages (
+PRAGMA synchronous = FULL;
+PRAGMA journal_mode = WAL;
+BEGIN;
+CREATE TABLE messages (
   id INTEGER PRIMARY KEY AUTOINCREMENT, agent TEXT NOT NULL, priority INTEGER NOT NULL DEFAULT 1, due REAL,
   holder TEXT, published_at REAL, task_id TEXT, guard_attempt INTEGER, guard_counter INTEGER, guard_id TEXT,
   body BLOB NOT NULL);
-CREATE INDEX IF NOT EXISTS ready ON messages (agent, priority DESC, id) WHERE holder IS NULL AND due IS NULL;
-CREATE INDEX IF NOT EXISTS delayed ON messages (agent, due) WHERE due IS NOT NULL;
-CREATE INDEX IF NOT EXISTS held ON messages (holder) WHERE holder IS NOT NULL;
-CREATE TABLE IF NOT EXISTS dead_letters (
+CREATE INDEX ready ON messages (agent, priority DESC, id) WHERE holder IS NULL AND due IS NULL;
+CREATE INDEX delayed ON messages (agent, due) WHERE due IS NOT NULL;
+CREATE INDEX held ON messages (holder) WHERE holder IS NOT NULL;
+CREATE TABLE dead_letters (
   id INTEGER PRIMARY KEY AUTOINCREMENT, agent TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL, task_id TEXT,
   body BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS results (
+CREATE TABLE results (
   id INTEGER PRIMARY KEY AUTOINCREMENT, coordinator TEXT NOT NULL, at REAL NOT NULL, body BLOB NOT NULL);
-CREATE INDEX IF NOT EXISTS results_of ON results (coordinator, id);
+CREATE INDEX results_of ON results (coordinator, id);
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_SCHEMA_VERSION};
 COMMIT;
+"""
+_SETTINGS = """
+PRAGMA synchronous = FULL;
+PRAGMA wal_autocheckpoint = 0;
+PRAGMA journal_size_limit = 0;
 """
 _MOVE_AWAY = (
     "stop the workers, move the file and those beside it away, and run `agentq doctor --repair`: "
@@ -71,7 +79,7 @@ class DatabaseFile:
     def connection(self) -> sqlite3.Connection:
         """The open connection; raises sqlite3.Error or OSError."""
         # A file that was deleted can still be written to by those who have it open, and that would be lost. The look
-        # before each opening is repeated after it, so that what was opened is what is there (a new file: twice).
+        # before the opening is repeated after it, so that what was opened is what is there; a new file is opened twice.
         while self._connection is None or self._inode != _inode(self._path):
             self.close()
             self._inode = _inode(self._path)
@@ -91,15 +99,14 @@ class DatabaseFile:
 
 def open_to_write(path: Path) -> sqlite3.Connection:
     """A connection whose commits are on the disk when they return; the file and its folder are made."""
-    _make_folder(path.parent)
-    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    if not path.exists():
+        _make(path.resolve())
+    db = sqlite3.connect(
+        f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
     with _closed_on_failure(db):
-        db.execute("PRAGMA synchronous = FULL")
-        if _is_empty(db, path):
-            db.executescript(_SCHEMA)
-        _use_wal(db, path)
-        db.execute("PRAGMA wal_autocheckpoint = 0")
-        db.execute("PRAGMA journal_size_limit = 0")
+        _check_schema(db, path)
+        db.executescript(_SETTINGS)
     return db
 
 
@@ -126,26 +133,28 @@ def unsynced(db: sqlite3.Connection) -> Iterator[None]:
         db.execute("PRAGMA synchronous = FULL")
 
 
-def _is_empty(db: sqlite3.Connection, path: Path) -> bool:
-    """Whether the schema must be made; raises Invalid for a database that this agentq cannot use."""
-    application, version, tables = (db.execute(sql).fetchone()[0] for sql in _WHAT_IT_IS)
-    if (application, version, tables) == (0, 0, 0):
-        return True
+def _make(path: Path) -> None:
+    # Made whole under another name: two who begin at once get in each other's way while the schema is made.
+    _make_folder(path.parent)
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
+            db.executescript(_SCHEMA)
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(new)
+        _sync(path.parent)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _check_schema(db: sqlite3.Connection, path: Path) -> None:
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
-        raise Invalid(f"{path} is a SQLite database of another program", hint="name another file for the queue")
+        raise Invalid(f"{path} is not a queue of agentq", hint="name another file for the queue")
     if version > _SCHEMA_VERSION:
         what = f"{path} was made by a newer agentq (its schema is {version}, this one knows {_SCHEMA_VERSION})"
         raise Invalid(what, hint="upgrade this agentq")
-    return False
-
-
-_WHAT_IT_IS = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
-
-
-def _use_wal(db: sqlite3.Connection, path: Path) -> None:
-    mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-    if mode != "wal":
-        raise Invalid(f"{path} cannot have a write-ahead log here", hint="put it on a local disk")
 
 
 def _keep_wal_short(db: sqlite3.Connection, path: Path) -> None:
@@ -177,11 +186,15 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    parent = os.open(folder.parent, os.O_RDONLY)
+    _sync(folder.parent)
+
+
+def _sync(folder: Path) -> None:
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(parent)
+        os.fsync(opened)
     finally:
-        os.close(parent)
+        os.close(opened)
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

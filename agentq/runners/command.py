@@ -57,10 +57,10 @@ class CommandRunner:
 
     def check(self) -> None:
         """Raise Invalid when the program is missing or not executable; one of the workdir cannot be known before."""
-        program = Path(self._command[0])
-        if program.is_absolute() or len(program.parts) == 1:
+        program = self._command[0]
+        if Path(program).is_absolute() or os.sep not in program:
             tools = str(Path(sys.executable).parent)  # a worker adds them to its agents' PATH
-            _find(self._command[0], Path(), f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{tools}")
+            _find(program, Path(), f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{tools}")
 
     async def run(self, job: Job) -> Ran:
         """Run the command to its end; when cancelled, stop its whole process tree first."""
