@@ -96,7 +96,7 @@ class Claims:
         """What to do with a delivery; papers that follow from it (a claim, an end, a seal) are written already."""
         try:
             envelope = self._admit(parse_envelope(body), published_at)
-        except Invalid as error:
+        except (Invalid, EvidenceError) as error:
             return Refuse(str(error))
         if isinstance(envelope, Park):
             return envelope
@@ -109,15 +109,15 @@ class Claims:
         verdict: Verdict | _Again = AGAIN
         while isinstance(verdict, _Again):
             try:
-                papers = self.records.papers(task_id)
-            except EvidenceError as error:  # only a person can mend that, and it must not stop the worker
+                verdict = self._look(task_id, guard, looked, may_start=may_start)
+            except EvidenceError as error:  # a damaged paper is for a person to mend, and must not stop the worker
                 return Refuse(str(error))
-            if papers is None:
-                return Refuse(f"{task_id} is not registered in {self.records.store.url}")
-            verdict = self._look(papers, guard, looked, may_start=may_start)
         return verdict
 
-    def _look(self, papers: Papers, guard: Guard | None, looked: bool, *, may_start: bool) -> "Verdict | _Again":
+    def _look(self, task_id: str, guard: Guard | None, looked: bool, *, may_start: bool) -> "Verdict | _Again":
+        papers = self.records.papers(task_id)
+        if papers is None:
+            return Refuse(f"{task_id} is not registered in {self.records.store.url}")
         verdict = self._ended(papers) or self._running(papers, guard, looked, may_start=may_start)
         verdict = verdict or self._over(papers) or self._not_yet(papers)
         if verdict:
@@ -178,13 +178,18 @@ class Claims:
         claim, last = papers.running, papers.last
         if claim is None or last is None:
             return None
-        if may_start and self._unsure.get(papers.envelope.task_id) == claim:
-            return Start(papers, claim) if self._unsure.pop(papers.envelope.task_id, None) else AGAIN
+        if may_start and self._was_unsure(papers.envelope.task_id, claim):
+            return Start(papers, claim)
         if self._is_gone(claim):
             return self._bury(papers, claim, "its worker's process died")
         if guard and guard.attempt == claim.attempt:
             return self._guard_came_back(papers, last, guard, looked)
         return self._copy_of_running(papers, last)
+
+    def _was_unsure(self, task_id: str, claim: Claim) -> bool:
+        """True, once, for a claim of this worker whose creation was never confirmed and that nobody runs."""
+        unsure = self._unsure.get(task_id)
+        return unsure is not None and unsure.token == claim.token and self._unsure.pop(task_id, None) is unsure
 
     def _guard_came_back(self, papers: Papers, last: Attempt, guard: Guard, looked: bool) -> "Verdict | _Again":
         lease = last.lease

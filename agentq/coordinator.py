@@ -1,11 +1,13 @@
 """What the coordinator's side does: submit, read, wait, and end tasks by hand. No engine is needed to read."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 from agentq.claim import end_of
-from agentq.errors import Conflict, Invalid, NotFound, NothingYet, WaitTimeout
+from agentq.errors import Conflict, Invalid, NotFound, NothingYet, StoreUnavailable, WaitTimeout
 from agentq.evidence import shorten
 from agentq.lifecycle import Papers, Status, derive, is_expired
 from agentq.messages import (
@@ -75,8 +77,9 @@ class Coordinator:
                 f"{envelope.task_id} is registered with another content",
                 hint="Choose another --id, or leave it out and one is made.",
             )
-        unpublished = self._records.store.get(f"outbox/{envelope.task_id}") is not None
-        return Registered(found, new=found is envelope, unpublished=unpublished)
+        new = found is envelope
+        # A new task is not in any queue, whatever became of its mark.
+        return Registered(found, new=new, unpublished=new or self._records.is_unpublished(envelope.task_id))
 
     def _fit(self, request: Envelope, context: bytes | None) -> tuple[Envelope, bytes | None]:
         key = f"tasks/{request.task_id}.md"
@@ -95,7 +98,6 @@ class Coordinator:
         return request, context
 
     def _write(self, envelope: Envelope, context: bytes | None) -> Envelope:
-        self._records.open(envelope.task_id)
         if context is not None:
             found = self._records.create(f"tasks/{envelope.task_id}.md", context)
             if found is not None:
@@ -103,6 +105,7 @@ class Coordinator:
                     f"tasks/{envelope.task_id}.md is in the store with another content",
                     hint="Choose another --id, or remove that file if nobody needs it.",
                 )
+        self._records.open(envelope.task_id)
         return self._records.register(envelope)
 
     def published(self, task_id: str) -> None:
@@ -134,22 +137,27 @@ class Coordinator:
         return envelope
 
     def status(self, task_id: str) -> Status:
-        """The task's state, from its papers alone; an expired task is sealed on the way."""
+        """The task's state, from its papers alone; a seal is committed and an expired task sealed on the way."""
         papers = self._known(task_id)
-        if is_expired(papers, utc_now()):
-            self._expire(papers)
+        if (papers.seal and papers.manifest is None) or is_expired(papers, utc_now()):
+            with contextlib.suppress(StoreUnavailable):  # a full disk is no reason to say nothing
+                self._end_overdue(papers)
             papers = self._known(task_id)
         claim = papers.running
         return derive(papers, utc_now(), gone=claim is not None and self._is_gone(claim))
 
-    def _expire(self, papers: Papers) -> None:
+    def _end_overdue(self, papers: Papers) -> None:
+        """Commit the seal of a task, or expire it; whoever was first holds."""
+        manifest = commit(self._records, papers.seal.completion) if papers.seal else self._expire(papers)
+        if manifest:
+            settle_in_store(self._records, manifest)
+
+    def _expire(self, papers: Papers) -> Completion | None:
         seconds = papers.envelope.ttl_seconds
         completion = completion_of(
             papers, "expired", by="agentq", attempt=papers.next_number, reason=f"not started within {seconds:g} s"
         )
-        manifest = seal(self._records, papers, completion, by="agentq")
-        if manifest:
-            settle_in_store(self._records, manifest)
+        return seal(self._records, papers, completion, by="agentq")
 
     def result(self, task_id: str) -> Completion:
         """The task's manifest; a seal that nobody committed is committed now. Raises NotFound, NothingYet."""
@@ -157,12 +165,8 @@ class Coordinator:
         if manifest:
             return manifest
         status = self.status(task_id)
-        papers = self._known(task_id)
-        if papers.manifest:
-            return papers.manifest
-        if papers.seal:
-            manifest = commit(self._records, papers.seal.completion)
-            settle_in_store(self._records, manifest)
+        manifest = self._records.manifest(task_id)
+        if manifest:
             return manifest
         waits = f", waits for: {status.waits_for}" if status.waits_for else ""
         raise NothingYet(
@@ -258,9 +262,12 @@ class Coordinator:
             manifest = seal(self._records, papers, self._by_hand(papers, hand), by=hand.by)
             if manifest:
                 settle_in_store(self._records, manifest)
+            if manifest and manifest.attempt != papers.next_number:  # an attempt taken over was first to commit
+                return self._was_ended(papers, hand)
+            if manifest:
                 return manifest
 
-    def _was_ended(self, papers: Papers, hand: Hand) -> Completion:
+    def _was_ended(self, papers: Papers, hand: Hand) -> NoReturn:
         manifest = papers.manifest or self.result(papers.envelope.task_id)
         self._keep_report(manifest.task_id, hand)
         raise Conflict(

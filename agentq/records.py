@@ -67,7 +67,7 @@ class Records:
         return self._read(f"tasks/{task_id}.json", Envelope)
 
     def open(self, task_id: str, *, published: bool = False) -> None:
-        """Mark a task as not settled and, unless it is, as not known to be published; first of all papers."""
+        """Mark a task as not settled and, unless it is, as not known to be published; before it is registered."""
         if not published:
             self.store.put(f"outbox/{task_id}", b"")
         self.store.put(f"open/{task_id}", b"")
@@ -84,6 +84,10 @@ class Records:
     def published(self, task_id: str) -> None:
         """Note that the engine has the task."""
         self.store.delete(f"outbox/{task_id}")
+
+    def is_unpublished(self, task_id: str) -> bool:
+        """Whether the task is not known to be published."""
+        return self.store.get(f"outbox/{task_id}") is not None
 
     def unpublished(self) -> Iterator[str]:
         """The ids that are not known to be published."""

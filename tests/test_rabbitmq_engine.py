@@ -503,9 +503,7 @@ async def test_a_thousand_looks_change_nothing(node: Node, engine: RabbitMQEngin
             await channel.basic_reject(taken[0].delivery_tag or 0)
             await channel.basic_nack(taken[-1].delivery_tag or 0, multiple=True)
     for _ in range(20):
-        assert [(one.id, one.body, one.at) for one in await engine.dead_letters()] == [
-            (one.id, one.body, one.at) for one in first
-        ]
+        assert await engine.dead_letters() == first
 
 
 async def test_lookers_see_all_and_remove_one(node: Node, new_engine: NewEngine, engine: RabbitMQEngine) -> None:
@@ -544,9 +542,7 @@ async def test_a_dead_delivery_keeps_its_headers_as_texts(engine: RabbitMQEngine
     await engine.publish(envelope(), guard=Guard(1, 2, "g"))
     await (await take(engine)).dead_letter("because")
     [letter] = await engine.dead_letters()
-    assert letter.headers == {"agentq-guard-attempt": "1", "agentq-guard-counter": "2", "agentq-guard-id": "g"} | {
-        key: value for key, value in letter.headers.items() if key.startswith("x-")
-    }
+    assert letter.headers == {"agentq-guard-attempt": "1", "agentq-guard-counter": "2", "agentq-guard-id": "g"}
 
 
 # --- notices ----------------------------------------------------------------------------------------------------------

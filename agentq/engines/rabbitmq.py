@@ -249,7 +249,7 @@ class RabbitMQEngine:
         async for turn in turns:
             with turn:
                 channel = await link.channel()
-                await channel.queue_declare(f"{self._names.dead_letters}.looker", exclusive=True)
+                await channel.queue_declare(self._names.looker, exclusive=True, arguments={"x-queue-type": "classic"})
 
     async def _look(self, link: Link, channel: AbstractChannel) -> AsyncIterator[DeliveredMessage]:
         while True:

@@ -22,30 +22,39 @@ from agentq.errors import AgentqError, Conflict, EngineUnavailable, Invalid
 CLOSE_SECONDS = 3.0
 FOREIGN = (amqp.AMQPError, PAMQPException, OSError, RuntimeError, ValueError, StopAsyncIteration)
 
-# The first line that fits says what happened and the next thing to do.
+_CHECK_BROKER = "check that it runs, then try again"
+_CHECK_PORT = "check host and port; amqps:// needs the broker's TLS port, amqp:// the other one"
 _DIFFERS = re.compile(
     r"inequivalent arg '(?P<argument>[^']+)' for (?P<kind>\w+) '(?P<name>[^']+)' in vhost '[^']*': "
     r"received (?P<needed>.+?) but current is (?P<current>.+)"
 )
 
-FAILURES: tuple[tuple[type[Exception], str, str], ...] = (
-    (amqp.AuthenticationError, "offers no login with a password", "allow the PLAIN mechanism on the broker"),
-    (amqp.ProbableAuthenticationError, "refused the login", "check the user and the password"),
-    (amqp.IncompatibleProtocolError, "is no AMQP 0-9-1 broker", "check host and port (amqps needs the TLS port)"),
-    (amqp.ProtocolSyntaxError, "has no such virtual host, or this user may not use it", "check the virtual host"),
-    (amqp.ConnectionNotAllowed, "refused the connection", "check the virtual host and the user's limits"),
-    (amqp.ChannelAccessRefused, "does not permit this", "give the user the permissions that the guide lists"),
-    (amqp.ChannelNotFoundEntity, "lacks a queue or exchange", "run `agentq init`"),
-    (amqp.ChannelLockedResource, "keeps this for another connection", "try again when the other one is done"),
-    (amqp.ChannelPreconditionFailed, "refused a request", "run `agentq init`, it says what differs"),
-    (amqp.DeliveryError, "did not accept the message", "the queue is full or has no leader: try again later"),
-    (amqp.MethodNotImplemented, "lacks a feature that agentq needs", "use RabbitMQ 3.10 or newer"),
-    (amqp.AMQPError, "closed the connection or cannot be reached", "check that it runs, then try again"),
-    (amqp.ChannelInvalidStateError, "closed the connection", "check that it runs, then try again"),
-    (PAMQPException, "sent something that is not AMQP 0-9-1", "check host and port"),
-    (OSError, "cannot be reached", "check that it runs, then try again"),
-    (RuntimeError, "closed the connection", "check that it runs, then try again"),
-    (StopAsyncIteration, "closed the connection", "check that it runs, then try again"),
+# The first line that fits says what happened and the next thing to do: a kind, and words that it must contain.
+FAILURES: tuple[tuple[type[Exception], str, str, str], ...] = (
+    (amqp.AuthenticationError, "", "offers no login with a password", "allow the PLAIN mechanism on the broker"),
+    (amqp.ProbableAuthenticationError, "", "refused the login", "check the user and the password"),
+    (
+        amqp.InvalidFrameError,
+        "OpenOk",
+        "has no such virtual host, or it is not for this user",
+        "check the virtual host",
+    ),
+    (amqp.AMQPConnectionError, "SSL", "refuses or fails TLS", "check the port, `ca_file`, `cert_file` and `verify`"),
+    (amqp.ConnectionNotAllowed, "", "refused the connection", "check the virtual host and the user's limits"),
+    (amqp.ChannelAccessRefused, "", "does not permit this", "give the user the permissions that the guide lists"),
+    (amqp.ChannelNotFoundEntity, "", "lacks a queue or exchange", "run `agentq init`"),
+    (amqp.ChannelLockedResource, "", "keeps this for another connection", "try again when the other one is done"),
+    (amqp.ChannelPreconditionFailed, "", "refused a request", "run `agentq init`, it says what differs"),
+    (amqp.DeliveryError, "", "did not accept the message", "the queue is full or has no leader: try again later"),
+    (amqp.MethodNotImplemented, "", "lacks a feature that agentq needs", "use RabbitMQ 3.10 or newer"),
+    (amqp.IncompatibleProtocolError, "", "is no AMQP 0-9-1 broker", _CHECK_PORT),
+    (amqp.ProtocolSyntaxError, "", "does not talk AMQP 0-9-1", _CHECK_PORT),
+    (PAMQPException, "", "does not talk AMQP 0-9-1", _CHECK_PORT),
+    (amqp.ConnectionClosed, "", "closed the connection", _CHECK_BROKER),
+    (amqp.AMQPError, "", "cannot be reached or closed the connection", _CHECK_BROKER),
+    (OSError, "", "cannot be reached", _CHECK_BROKER),
+    (RuntimeError, "", "closed the connection", _CHECK_BROKER),
+    (StopAsyncIteration, "", "closed the connection", _CHECK_BROKER),
 )
 
 
@@ -57,8 +66,8 @@ def translate(error: Exception, doing: str, where: str) -> AgentqError:
     if isinstance(error, amqp.PublishError) and isinstance(error.frame, Basic.Return):
         what = f"no queue for agent {error.frame.routing_key!r} at exchange {error.frame.exchange!r} of {where}"
         return EngineUnavailable(what, hint="run `agentq init`, or check the agent's name")
-    for kind, what, hint in FAILURES:
-        if isinstance(error, kind):
+    for kind, words, what, hint in FAILURES:
+        if isinstance(error, kind) and words in text:
             return EngineUnavailable(f"RabbitMQ at {where} {what} ({doing}): {text}", hint=hint)
     return Invalid(f"RabbitMQ cannot carry this ({doing}): {text}")
 

@@ -22,6 +22,9 @@ ATTEMPT, COUNTER, GUARD = "agentq-guard-attempt", "agentq-guard-counter", "agent
 DUE, LEFT = "agentq-due", "agentq-left"
 DEAD_ID, DEAD_REASON, DEAD_AT = "agentq-dead-id", "agentq-dead-reason", "agentq-dead-at"
 
+# Fields of a dead letter of their own, and what the broker counts when someone looks.
+NOT_SHOWN = (DEAD_ID, DEAD_REASON, DEAD_AT, "x-delivery-count", "x-acquired-count")
+
 # What a copy keeps. Not the expiration, which would end the copy too, nor the user id, which must be the sender's.
 KEPT = (
     "content_type",
@@ -104,7 +107,7 @@ def dead_letter(message: DeliveredMessage, queue_prefix: str) -> DeadLetter:
         at=at,
         body=message.body,
         task_id=_task_id(message.body),
-        headers={k: _text(v) for k, v in headers.items() if k not in (DEAD_ID, DEAD_REASON, DEAD_AT)},
+        headers={key: _text(value) for key, value in headers.items() if key not in NOT_SHOWN},
     )
 
 

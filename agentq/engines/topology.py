@@ -96,6 +96,11 @@ class Names:
         return f"{self.namespace}.dead-letters"
 
     @property
+    def looker(self) -> str:
+        """The exclusive queue of whoever looks at the dead letters just now."""
+        return f"{self.dead_letters}.looker"
+
+    @property
     def events(self) -> str:
         """The topic exchange of the log, and its stream."""
         return f"{self.namespace}.events"

@@ -75,7 +75,7 @@ class Plan:
     def strike(self, when: str, step: str) -> bool:
         """Let what is due happen; True when there is something to wait for."""
         stalled = False
-        for fault in self.due(when, step):
+        for fault in list(self.due(when, step)):
             if fault.act == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             elif fault.act == "lose":
@@ -99,9 +99,11 @@ class Plan:
 
     async def astep(self, step: str, do: Callable[[], Awaitable[Any]]) -> Any:
         """The same for a step of the engine."""
-        await asyncio.to_thread(self._wait, self.strike("before", step))
+        if self.strike("before", step):
+            await asyncio.to_thread(self._wait, True)
         done = await do()
-        await asyncio.to_thread(self._wait, self.strike("after", step))
+        if self.strike("after", step):
+            await asyncio.to_thread(self._wait, True)
         return done
 
     def _wait(self, stalled: bool) -> None:
