@@ -5,7 +5,6 @@ import contextlib
 import functools
 import logging
 import os
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -35,44 +34,13 @@ from agentq.patience import patiently
 from agentq.prompt import render
 from agentq.records import Records, evidence_prefix
 from agentq.runner import Job, Ran, Runner
+from agentq.scratch import Scratch
 from agentq.settle import REPORT, commit, completion_of
 from agentq.workspace import Workspace, open_workspace
 
 log = logging.getLogger("agentq")
 
 Stop = Literal["lost", "cancelled", "drained"]
-
-
-@dataclass(frozen=True, slots=True)
-class Scratch:
-    """The folders of an attempt on this host; they are removed when its evidence is in the store."""
-
-    root: Path
-
-    @property
-    def work(self) -> Path:
-        """Where the agent works, unless its workspace says otherwise."""
-        return self.root / "work"
-
-    @property
-    def output(self) -> Path:
-        """Where the agent leaves its own files."""
-        return self.root / "output"
-
-    @property
-    def transcript(self) -> Path:
-        """Everything the agent printed."""
-        return self.root / "transcript.log"
-
-    @property
-    def tests(self) -> Path:
-        """What the verify command printed."""
-        return self.root / "test-output.txt"
-
-    @property
-    def context(self) -> Path:
-        """The task's context, copied out of the store."""
-        return self.root / "context.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +65,23 @@ class Keeper:
         self._delivery = delivery
         self._guard: str | None = None
         self._counter = 0
+        self._name = f"{start.papers.envelope.task_id}: attempt {start.claim.attempt}"
+        self._renewing = asyncio.Lock()
+        self._renewed = asyncio.Event()
         self.stop: Stop | None = None
         self.stopped = asyncio.Event()
 
     def ask(self, why: Stop) -> None:
-        """Ask the attempt to stop; the first reason holds."""
-        if self.stop is None:
+        """Ask the attempt to stop; the first reason holds, but nothing outdoes that it is lost."""
+        if self.stop is None or why == "lost":
             self.stop = why
             self.stopped.set()
 
     async def keep(self) -> None:
         """Renew until cancelled; a store or an engine that is away for a while is waited for."""
-        while True:
-            await asyncio.sleep(self._bench.profile.limits.renew_seconds)
-            with contextlib.suppress(StoreUnavailable):
-                await asyncio.to_thread(self._renew)
-                await self.look()
-            if self._guard is None and self.stop is None:
-                with contextlib.suppress(AgentqError):
-                    await self._publish_guard()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._renew_forever())
+            group.create_task(self._hand_over())
 
     async def look(self) -> None:
         """Read whether the attempt is still ours; StoreUnavailable when that cannot be told."""
@@ -123,19 +89,46 @@ class Keeper:
         if stop:
             self.ask(stop)
 
-    def _renew(self) -> None:
-        self._counter += 1
-        claim = self._start.claim
-        lease = Lease(token=claim.token, counter=self._counter, at=utc_now(), guard=self._guard)
-        self._bench.records.renew(self._start.papers.envelope.task_id, claim.attempt, lease)
+    async def _renew_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._bench.profile.limits.renew_seconds)
+            try:
+                await self._renew()
+                await self.look()
+            except StoreUnavailable as error:
+                log.debug("%s cannot be renewed: %s", self._name, error)
+            except Exception:
+                log.exception("%s cannot be renewed", self._name)
 
-    async def _publish_guard(self) -> None:
+    async def _renew(self) -> None:
+        async with self._renewing:
+            self._counter += 1
+            claim = self._start.claim
+            lease = Lease(token=claim.token, counter=self._counter, at=utc_now(), guard=self._guard)
+            task_id = self._start.papers.envelope.task_id
+            await asyncio.to_thread(self._bench.records.renew, task_id, claim.attempt, lease)
+        self._renewed.set()
+
+    async def _hand_over(self) -> None:
+        """Give the task a guard, then let go of the delivery; not before the first renewal, and until it is done."""
+        await self._renewed.wait()
+        while True:
+            try:
+                return await self._guard_and_ack()
+            except AgentqError as error:
+                log.debug("%s has no guard yet: %s", self._name, error)
+            except Exception:
+                log.exception("%s has no guard yet", self._name)
+            await asyncio.sleep(self._bench.profile.limits.renew_seconds)
+
+    async def _guard_and_ack(self) -> None:
         """Put the guard in the engine, note it in the lease, then let go of the delivery, in this order."""
-        guard = Guard(attempt=self._start.claim.attempt, counter=self._counter, id=new_token())
-        lease = self._bench.profile.limits.lease_seconds
-        await self._bench.engine.publish(self._start.papers.envelope, delay=lease, guard=guard)
-        self._guard = guard.id
-        await asyncio.to_thread(self._renew)
+        if self._guard is None:
+            guard = Guard(attempt=self._start.claim.attempt, counter=self._counter, id=new_token())
+            lease = self._bench.profile.limits.lease_seconds
+            await self._bench.engine.publish(self._start.papers.envelope, delay=lease, guard=guard)
+            self._guard = guard.id
+        await self._renew()
         await self._delivery.ack()
 
 
@@ -157,7 +150,7 @@ class AttemptRun:
         self._envelope = start.papers.envelope
         self._number = start.claim.attempt
         self._prefix = evidence_prefix(self._envelope.task_id, self._number)
-        self._scratch = Scratch(bench.scratch / self._envelope.task_id / str(self._number))
+        self._scratch = Scratch(bench.scratch, self._envelope.task_id, self._number)
         self._workspace: Workspace | None = None
         self._began = time.monotonic()
         self.keeper = Keeper(bench, start, delivery)
@@ -170,6 +163,9 @@ class AttemptRun:
                 await self.keeper.look()
             ran = await self._run_agent()
             verdict = await self._finish(ran)
+        except BaseException:
+            self._scratch.release()  # what is in it is brought in as late evidence
+            raise
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
@@ -201,8 +197,7 @@ class AttemptRun:
 
     def _prepare(self) -> Job:
         """Make the attempt's folders and prompt; raises Invalid for what no further attempt could mend."""
-        shutil.rmtree(self._scratch.root, ignore_errors=True)
-        self._scratch.output.mkdir(parents=True)
+        self._scratch.create()
         context = self._copy_context()
         self._workspace = self._open_workspace()
         limits = self._bench.profile.limits
@@ -268,8 +263,7 @@ class AttemptRun:
 
     async def _finish(self, ran: Ran) -> Verdict:
         evidence, summary = await self._collect(ran)
-        if self.keeper.stop is None:
-            await patiently(self._still_ours)
+        await patiently(self._still_ours)
         if self.keeper.stop == "lost":
             log.warning(
                 "%s: attempt %d was taken over; its work is kept as late evidence", self._envelope.task_id, self._number
@@ -419,9 +413,7 @@ class AttemptRun:
         if self._workspace:
             with contextlib.suppress(AgentqError):
                 self._workspace.remove()
-        shutil.rmtree(self._scratch.root, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self._scratch.root.parent.rmdir()
+        self._scratch.remove()
 
 
 async def _cancel(*tasks: "asyncio.Task[object]") -> None:

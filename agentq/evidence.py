@@ -5,11 +5,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agentq.errors import Invalid
 from agentq.messages import SUMMARY_LIMIT, Artifact
 from agentq.records import Records
 from agentq.settle import REPORT
 
 PATCH, TEST_OUTPUT, TRANSCRIPT, SUMMARY = "patch", "test-output", "transcript", "summary"
+_PAPERS = frozenset({"proposal"})  # what lies beside the evidence and is none
 _NOT_A_KEY = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -54,13 +56,33 @@ class Collector:
         self.evidence.artifacts.append(artifact)
 
     def add_output(self, output: Path) -> None:
-        """Put every regular file that the agent left in its output folder; links are left out."""
-        taken = {artifact.name for artifact in self.evidence.artifacts}
+        """Put every regular file that the agent left in its output folder; links are left out.
+
+        One that cannot be read is a fault of the evidence.
+        """
+        taken = {artifact.name for artifact in self.evidence.artifacts} | _PAPERS
         for path in _files(output):
             name, suffix = _name(path.relative_to(output))
-            name = name if name not in taken else f"agent-{name}"
+            while name in taken:
+                name = f"agent-{name}"
             taken.add(name)
-            self.add(name, path, suffix=suffix, made_by="agent")
+            try:
+                self.add(name, path, suffix=suffix, made_by="agent")
+            except Invalid as error:
+                self.evidence.faults.append(str(error))
+
+
+class LateCollector(Collector):
+    """Puts only what is not there yet: for an attempt whose daemon died, perhaps in the middle of doing the same."""
+
+    def __init__(self, records: Records, prefix: str) -> None:
+        super().__init__(records, prefix)
+        self._there = set(records.store.keys(prefix))
+
+    def add(self, name: str, source: Path | bytes, *, suffix: str, made_by: str = "daemon") -> None:
+        """Put one piece unless its key is taken."""
+        if f"{self._prefix}{name}{suffix}" not in self._there:
+            super().add(name, source, suffix=suffix, made_by=made_by)
 
 
 def summary_from(texts: Iterable[str]) -> str:

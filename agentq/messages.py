@@ -31,6 +31,11 @@ Outcome = Literal["completed", "failed", "cancelled", "expired"]
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
+def is_key(text: str, longest: int) -> bool:
+    """Whether a text can stand in keys of the store and names of queues."""
+    return len(text) <= longest and _KEY.fullmatch(text) is not None
+
+
 def _a_key(text: str) -> str:
     if not _KEY.fullmatch(text):
         raise ValueError("letters, digits, '.', '_' and '-' only, starting with a letter or digit")

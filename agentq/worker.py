@@ -1,7 +1,6 @@
 """The worker's daemon: takes deliveries for one agent, carries attempts to their end, drains, sweeps, reconnects."""
 
 import asyncio
-import contextlib
 import functools
 import logging
 from collections.abc import Awaitable, Callable
@@ -14,16 +13,24 @@ from agentq.attempt import AttemptRun, Bench
 from agentq.claim import Claims, Drop, LookAgain, Park, Refuse, Settle, Start, Terms, Verdict, end_of
 from agentq.config import Profile
 from agentq.engine import Delivery, Engine
-from agentq.errors import AgentqError, EngineUnavailable, StoreUnavailable
+from agentq.errors import AgentqError, EngineUnavailable, StoreUnavailable, Unavailable
 from agentq.messages import Completion
 from agentq.ownership import bury_orphaned, this_process
 from agentq.patience import patiently
 from agentq.records import Records
 from agentq.runner import Runner
+from agentq.salvage import salvage
 from agentq.settle import settle
 from agentq.sweep import Sweep
 
 log = logging.getLogger("agentq")
+
+LET_GO_SECONDS = 5.0
+"""How long a draining worker waits, with no agent running, for an engine or a store that does not answer."""
+STOP_SECONDS = 10.0
+"""How long a stopped attempt may take, beside its agent's grace, to bring its evidence in and say how it ended."""
+TRIES = 3
+"""How often a delivery is tried over which this worker breaks."""
 
 T = TypeVar("T")
 
@@ -50,35 +57,46 @@ class Worker:
         self._bench = Bench(records, engine, runner, verifier, profile, self._claims, data / "scratch" / profile.agent)
         self._sweep = Sweep(records, engine, self._claims, profile.agent, self._settle)
         self._draining = asyncio.Event()
+        self._stopping = False
+        self._over = asyncio.Event()
         self._running: set[AttemptRun] = set()
 
     async def run(self) -> None:
-        """Work until drained; an engine or store that is away is waited for."""
+        """Work until drained; an engine or store that is away is waited for, in the end for a bounded time."""
         slots = [asyncio.create_task(self._slot()) for _ in range(self._profile.limits.parallel)]
-        sweeping = asyncio.create_task(self._sweep_forever())
+        others = [asyncio.create_task(step) for step in (self._recover(), self._sweep_forever(), self._over.wait())]
         try:
-            await self._engine_back(self._sweep.recover)
-            self._on_ready()
-            await asyncio.gather(*slots)
+            ended = asyncio.gather(*slots)
+            await asyncio.wait({ended, others[-1]}, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                ended.result()
+            else:
+                log.warning("ended without waiting any longer; what is left is healed by the next worker")
         finally:
-            for task in (*slots, sweeping):
+            for task in (*slots, *others):
                 task.cancel()
-            await asyncio.gather(*slots, sweeping, return_exceptions=True)
+            await asyncio.gather(*slots, *others, return_exceptions=True)
 
     def drain(self) -> None:
         """Take nothing new and end when what runs has ended; the second call stops what runs, uncounted."""
         if self._draining.is_set():
-            self.stop()
-        elif not self._draining.is_set():
-            self._draining.set()
-            log.info("draining: %d running", len(self._running))
-            if seconds := self._profile.limits.drain_seconds:
-                asyncio.get_running_loop().call_later(seconds, self.stop)
+            return self.stop()
+        self._draining.set()
+        log.info("draining: %d running", len(self._running))
+        if not self._running:
+            self._end_within(LET_GO_SECONDS)
+        elif seconds := self._profile.limits.drain_seconds:
+            asyncio.get_running_loop().call_later(seconds, self.stop)
 
     def stop(self) -> None:
         """Stop what runs; the attempts end as interrupted, uncounted, and their tasks are released."""
+        self._stopping = True
         for attempt in self._running:
             attempt.keeper.ask("drained")
+        self._end_within(self._profile.runner.grace_seconds + STOP_SECONDS)
+
+    def _end_within(self, seconds: float) -> None:
+        asyncio.get_running_loop().call_later(seconds, self._over.set)
 
     # ------------------------------------------------------------------ taking
 
@@ -101,29 +119,40 @@ class Worker:
             await asyncio.gather(receiving, draining, return_exceptions=True)
 
     async def _handle(self, delivery: Delivery) -> None:
-        """Carry one delivery to where it may be acknowledged. What fails on the way is redelivered or swept."""
-        looked = False
-        try:
-            while True:
-                pick_up = functools.partial(
-                    self._claims.pick_up, delivery.body, delivery.guard, delivery.published_at, looked=looked
-                )
-                verdict = await patiently(pick_up)
-                if not isinstance(verdict, LookAgain):
-                    break
-                await asyncio.sleep(verdict.after)
-                looked = True
-            if isinstance(verdict, Start):
-                verdict = await self._attempt(verdict, delivery)
-            await self._apply(verdict, delivery)
-        except EngineUnavailable as error:
-            log.warning("the engine went away in the middle of a delivery; it comes again: %s", error)
+        """Carry one delivery to where it may be let go of; a delivery that breaks this worker ends as a dead letter."""
+        for left in reversed(range(TRIES)):
+            try:
+                verdict = await self._verdict(delivery)
+                return await self._engine_back(functools.partial(self._apply, verdict, delivery))
+            except Exception as error:
+                log.exception("broke over a delivery; %d more tries", left)
+                broke = error
+            await asyncio.sleep(self._profile.limits.renew_seconds)
+        self._sweep.leave_alone(delivery.body)
+        refuse = Refuse(f"the worker broke over it: {type(broke).__name__}: {broke}")
+        await self._engine_back(functools.partial(self._apply, refuse, delivery))
+
+    async def _verdict(self, delivery: Delivery) -> Verdict:
+        """What is to be done with a delivery, after its task was tried if it was ours to start."""
+        verdict = await self._pick_up(delivery, looked=False)
+        if isinstance(verdict, LookAgain):
+            await asyncio.sleep(verdict.after)
+            verdict = await self._pick_up(delivery, looked=True)
+        return await self._attempt(verdict, delivery) if isinstance(verdict, Start) else verdict
+
+    async def _pick_up(self, delivery: Delivery, *, looked: bool) -> Verdict:
+        pick_up = functools.partial(
+            self._claims.pick_up, delivery.body, delivery.guard, delivery.published_at, looked=looked
+        )
+        return await patiently(pick_up)
 
     async def _attempt(self, start: Start, delivery: Delivery) -> Verdict:
         task_id, number = start.papers.envelope.task_id, start.claim.attempt
         log.info("%s: attempt %d started", task_id, number)
         attempt = AttemptRun(self._bench, start, delivery)
         self._running.add(attempt)
+        if self._stopping:
+            attempt.keeper.ask("drained")
         try:
             return await attempt.run()
         except Exception as error:
@@ -133,6 +162,8 @@ class Worker:
             return await patiently(functools.partial(self._claims.decide, task_id, may_start=False))
         finally:
             self._running.discard(attempt)
+            if self._draining.is_set() and not self._running:
+                self._end_within(LET_GO_SECONDS)
 
     async def _apply(self, verdict: Verdict, delivery: Delivery) -> None:
         """Do what was decided, then let go of the delivery."""
@@ -142,10 +173,7 @@ class Worker:
             return
         if isinstance(verdict, Park):
             log.info("%s: parked for %g s: %s", verdict.envelope.task_id, verdict.delay, verdict.why)
-            publish = functools.partial(
-                self._engine.publish, verdict.envelope, delay=verdict.delay, guard=verdict.guard
-            )
-            await self._engine_back(publish)
+            await self._engine.publish(verdict.envelope, delay=verdict.delay, guard=verdict.guard)
         elif isinstance(verdict, Settle):
             await self._settle(verdict.manifest)
         elif isinstance(verdict, Drop):
@@ -165,11 +193,24 @@ class Worker:
 
     # ------------------------------------------------------------------ staying up
 
+    async def _recover(self) -> None:
+        """Look at once at what died on this host, then be ready; also when something there cannot be mended."""
+        try:
+            await self._engine_back(self._sweep.recover)
+        except Exception:
+            log.exception("not everything could be looked through")
+        self._on_ready()
+
     async def _sweep_forever(self) -> None:
         while True:
-            await asyncio.sleep(self._profile.limits.sweep_seconds)
-            with contextlib.suppress(AgentqError):
+            try:
+                await patiently(functools.partial(salvage, self._records, self._profile, self._bench.scratch))
+                await asyncio.sleep(self._profile.limits.sweep_seconds)
                 await self._sweep.round(idle=not self._running)
+            except Unavailable as error:
+                log.debug("the sweep is put off: %s", error)
+            except Exception:
+                log.exception("the sweep broke; it goes on")
 
     async def _engine_back(self, step: Callable[[], Awaitable[T]]) -> T:
         """Repeat a step for as long as the engine is unavailable."""

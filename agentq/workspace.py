@@ -1,12 +1,14 @@
 """Where an attempt works: an empty folder, or a git worktree of its own."""
 
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -107,12 +109,14 @@ class GitWorktree:
 
     def create(self, base: str) -> None:
         """Check out `base` (resolved here, once) on the new branch in the folder."""
-        self._check_repository()
+        common = self._common_dir()
         self.base = self._resolve(base)
         self.remove()
-        self._git.must("worktree", "add", "--quiet", "-b", self.branch, str(self.path), self.base)
+        with _alone(common):
+            self._git.must("worktree", "add", "--quiet", "--no-checkout", "-b", self.branch, str(self.path), self.base)
         inside = _Git(("-C", str(self.path)))
-        self._git_dir = Path(os.fsdecode(inside.must("rev-parse", "--absolute-git-dir").removesuffix(b"\n")))
+        inside.must("reset", "--hard", "--quiet")
+        self._git_dir = _path(inside.must("rev-parse", "--absolute-git-dir"))
 
     def patch(self) -> bytes | None:
         """All changes against the base: committed or not, new, deleted, binary; without what git ignores."""
@@ -123,7 +127,7 @@ class GitWorktree:
             changed = {"GIT_INDEX_FILE": str(index)}
             try:
                 self._copy_index(git, index)
-                git.must("add", "--all", "--", ":/", **changed)
+                git.must("add", "--all", **changed)
                 patch = git.must("diff-index", "--cached", *_PLAIN_PATCH, self.base, "--", **changed)
             except (Unavailable, OSError) as error:
                 raise Invalid(f"the changes in {self.path} cannot be listed: {error}") from error
@@ -133,9 +137,13 @@ class GitWorktree:
     def remove(self) -> None:
         """Remove the folder, git's record of it, and the branch: the patch is the evidence."""
         _remove_folder(self.path)
-        if self._repository.is_dir():
+        try:
+            common = self._common_dir()
+        except Invalid:
+            return  # there is no repository any more that could know of it
+        with _alone(common):
             self._git.run("worktree", "remove", "--force", "--force", str(self.path))
-            # Not `git branch -D`: it locks the user's config, and several attempts may be at it.
+            # Not `git branch -D`: that rewrites the user's config.
             self._git.run("update-ref", "-d", f"refs/heads/{self.branch}")
 
     def _copy_index(self, git: "_Git", index: Path) -> None:
@@ -154,12 +162,13 @@ class GitWorktree:
                 hint="remove its .git folder",
             )
 
-    def _check_repository(self) -> None:
+    def _common_dir(self) -> Path:
+        """The folder that all worktrees of the repository share."""
         if not self._repository.is_dir():
             raise Invalid(f"the repository {self._repository} does not exist", hint="give the path of a git checkout")
-        found = self._git.run("rev-parse", "--git-dir")
+        found = self._git.run("rev-parse", "--git-common-dir")
         if found.returncode == 0:
-            return
+            return self._repository / _path(found.stdout)
         if b"dubious ownership" in found.stderr:
             raise Invalid(
                 f"git refuses the repository {self._repository}: it belongs to another user",
@@ -211,6 +220,22 @@ class _Git:
 def _environment(changed: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return {**kept, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", **changed}
+
+
+@contextmanager
+def _alone(common: Path) -> Iterator[None]:
+    """Add and remove worktrees of a repository one at a time: git dies of another's half-made one."""
+    descriptor = os.open(common, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _path(line: bytes) -> Path:
+    return Path(os.fsdecode(line.removesuffix(b"\n")))
 
 
 def _words(stderr: bytes) -> str:

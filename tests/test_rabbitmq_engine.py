@@ -4,11 +4,15 @@ import asyncio
 import inspect
 import random
 import secrets
+import shutil
+import ssl
 import struct
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import aio_pika
@@ -246,6 +250,56 @@ async def test_a_server_that_says_nothing_is_unavailable_in_time(new_engine: New
         engine = new_engine(f"amqp://127.0.0.1:{server.sockets[0].getsockname()[1]}/", timeout=0.5)
         with pytest.raises(EngineUnavailable, match="did not answer"):
             await asyncio.wait_for(engine.publish(envelope()), 2)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1 and its key."""
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl to make a certificate with")
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    asked = ["-subj", "/CN=agentq", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2", "-nodes"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", *asked, "-out", str(certificate), "-keyout", str(key)]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
+@asynccontextmanager
+async def tls_in_front_of(node: Node, certificate: Path, key: Path) -> AsyncIterator[str]:
+    """The URL of a proxy that asks its clients for that same certificate."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_node, to_node = await asyncio.open_connection("127.0.0.1", node.port)
+        await asyncio.gather(pump(reader, to_node), pump(from_node, writer))
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificate)
+    context.load_cert_chain(certificate, key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    async with await asyncio.start_server(forward, "127.0.0.1", 0, ssl=context) as server:
+        yield f"amqps://guest:guest@127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+async def test_tls_with_a_ca_and_a_client_certificate(
+    rabbitmq: Node, new_engine: NewEngine, certificate: tuple[Path, Path]
+) -> None:
+    async with tls_in_front_of(rabbitmq, *certificate) as url:
+        mine = {"cert_file": certificate[0], "key_file": certificate[1]}
+        for right in ({"ca_file": certificate[0]}, {"verify": False}):
+            engine = new_engine(url, **mine, **right)
+            assert (await engine.health([])).version == rabbitmq.version
+            await engine.close()
+        for wrong in (mine, {"ca_file": certificate[0]}):
+            with pytest.raises(EngineUnavailable):
+                await new_engine(url, **wrong, timeout=3).health([])
+        with pytest.raises(Invalid, match="TLS files"):
+            await new_engine(url, ca_file=Path("missing.pem")).health([])
 
 
 def test_every_exception_of_the_client_library_is_mapped() -> None:

@@ -126,8 +126,14 @@ async def test_closing_after_the_database_was_deleted_makes_none(engine: SQLiteE
     assert not path.exists()
 
 
-async def test_the_log_is_kept_short(engine: SQLiteEngine, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_log_is_kept_short(
+    new: Callable[..., SQLiteEngine], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that of a database which is reached through a link: SQLite keeps it beside the file."""
     monkeypatch.setattr(sqlite_file, "WAL_BYTES", 100_000)
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    engine = new(link)
     for n in range(200):
         await engine.publish(an_envelope(AGENT, f"task-{n}"))
     assert path.with_name("queue.db-wal").stat().st_size < 200_000

@@ -2,6 +2,7 @@
 
 # mypy: disable-error-code="func-returns-value"
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -46,7 +47,9 @@ def repository(tmp_path: Path) -> Path:
     for name, data in files.items():
         (path / name).write_bytes(data)
     (path / "link").symlink_to("src/main.py")
+    (path / "tracked.log").write_bytes(b"tracked though ignored\n")
     git(path, "add", "--all")
+    git(path, "add", "--force", "tracked.log")
     git(path, "commit", "--quiet", "-m", "first")
     (path / "src/main.py").write_bytes(b"the user's own work\n")
     (path / "untracked").write_bytes(b"the user's own file\n")
@@ -230,6 +233,21 @@ def test_everything_at_once_committed_and_not_on_other_branches_and_half_staged(
     assert applied(repository, patch, tmp_path / "clone") == tree(folder)
 
 
+def test_a_change_that_looks_like_none_is_in_the_patch(repository: Path, folder: Path) -> None:
+    """Same size, same time: git looks inside only because its index is no younger than the file."""
+    for name, value in {"core.trustctime": "false", "core.checkStat": "minimal"}.items():
+        git(repository, "config", name, value)
+    work = worktree(repository, folder)
+    index = Path(git(folder, "rev-parse", "--absolute-git-dir").strip(), "index")
+    long_ago = (1_000_000_000, 1_000_000_000)
+    os.utime(folder / "src/main.py", long_ago)
+    git(folder, "update-index", "--refresh")
+    os.utime(index, long_ago)
+    (folder / "src/main.py").write_bytes(b"print(9)\n")
+    os.utime(folder / "src/main.py", long_ago)
+    assert b"print(9)" in (work.patch() or b"")
+
+
 def test_what_git_ignores_is_not_in_the_patch(repository: Path, folder: Path) -> None:
     work = worktree(repository, folder)
     (folder / "build").mkdir()
@@ -257,8 +275,8 @@ def test_the_users_taste_in_diffs_does_not_matter(repository: Path, folder: Path
     }.items():
         git(repository, "config", name, value)
     work = worktree(repository, folder)
-    CHANGES["renamed"](folder)
-    CHANGES["edited"](folder)
+    for name in ("renamed", "edited", "carriage returns"):
+        CHANGES[name](folder)
     assert applied(repository, work.patch(), tmp_path / "clone") == tree(folder)
 
 
@@ -431,6 +449,8 @@ def test_no_hook_of_the_repository_is_run(repository: Path, folder: Path, tmp_pa
 
 
 def test_several_at_once(repository: Path, tmp_path: Path) -> None:
+    """Without a lock of ours, two `git worktree add` at once fail now and then."""
+
     def one(number: int) -> tuple[str, bytes]:
         work = worktree(repository, tmp_path / f"work {number}", attempt=number)
         (work.path / "mine").write_text(f"of {number}\n")
@@ -446,6 +466,19 @@ def test_several_at_once(repository: Path, tmp_path: Path) -> None:
         assert f"+of {number}\n".encode() in patch
     assert git(repository, "branch", "--list", "agentq/*") == ""
     assert len(git(repository, "worktree", "list").splitlines()) == 1
+
+
+def test_worktrees_of_a_repository_are_made_one_after_the_other(repository: Path, folder: Path) -> None:
+    with workspace._alone(repository / ".git"), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(worktree, repository, folder)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.3)
+        assert not folder.exists()
+        other = os.open(repository / ".git", os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(other)
+    assert waiting.result(30).path == folder
 
 
 @pytest.mark.parametrize("left", ["all", "no folder", "no record", "only a folder", "locked"])

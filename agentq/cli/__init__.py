@@ -47,6 +47,11 @@ class Commands(TyperGroup):
         command.help = command.help or COMMANDS[cmd_name]
         return command
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List all commands in `--help` without importing one of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
 
 app = typer.Typer(cls=Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -66,8 +71,13 @@ def agentq(
 def main() -> None:
     """The entry point: runs the command and turns what went wrong into words and an exit code."""
     signal.signal(signal.SIGINT, lambda *_: sys.exit(ExitCode.INTERRUPTED))
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for them costs more than most commands
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()
     except AgentqError as error:
         _fail(f"agentq: {error}", error.hint, error.exit_code)
     except BrokenPipeError:
@@ -84,7 +94,9 @@ def main() -> None:
 
 
 def _fail(what: str, hint: str, code: ExitCode) -> None:
-    print(what, file=sys.stderr)
+    from agentq.cli.terms import say
+
+    say(what)
     if hint:
-        print(f"  → {hint}", file=sys.stderr)
+        say(f"  → {hint}")
     sys.exit(code)

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from agentq.cli.hand import end
-from agentq.cli.terms import Store, TaskId, command
+from agentq.cli.terms import AsJson, By, Store, TakeOver, TaskId, command
+from agentq.errors import Invalid
 
 app = command()
 
@@ -14,14 +15,22 @@ app = command()
 @app.command()
 def complete(
     task_id: TaskId,
-    sender: Annotated[str, typer.Option("--from", help="Who says so.", show_default=False)],
+    sender: By,
     result_file: Annotated[Path | None, typer.Option(help="The report.", show_default=False)] = None,
-    summary: Annotated[str, typer.Option(help="What was done, in a sentence or two.")] = "",
-    take_over: Annotated[bool, typer.Option("--take-over", help="End a running attempt too.")] = False,
+    summary: Annotated[str, typer.Option(help="What was done, in a sentence or two.", show_default=False)] = "",
+    take_over: TakeOver = False,
+    json: AsJson = False,
     store: Store = None,
 ) -> None:
     """Say that a task is done.
 
     Inside a running agent this is a proposal, which its worker checks; by hand it ends the task, unverified.
     """
-    end(task_id, "completed", by=sender, summary=summary, report=result_file, take_over=take_over, store=store)
+    from agentq.context import read_file
+    from agentq.coordinator import Hand
+
+    if not (summary.strip() or result_file):
+        raise Invalid("a completion needs evidence", hint="Give --result-file, --summary, or both.")
+    report = read_file(result_file) if result_file else None
+    hand = Hand(by=sender, status="completed", summary=summary, report=report)
+    end(task_id, hand, take_over=take_over, json=json, store=store)

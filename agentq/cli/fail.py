@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from agentq.cli.hand import end
-from agentq.cli.terms import Store, TaskId, command
+from agentq.cli.terms import AsJson, By, Store, TakeOver, TaskId, command
+from agentq.errors import Invalid
 
 app = command()
 
@@ -13,13 +14,18 @@ app = command()
 @app.command()
 def fail(
     task_id: TaskId,
-    sender: Annotated[str, typer.Option("--from", help="Who says so.", show_default=False)],
+    sender: By,
     reason: Annotated[str, typer.Option(help="Why it cannot be done.", show_default=False)],
-    take_over: Annotated[bool, typer.Option("--take-over", help="End a running attempt too.")] = False,
+    take_over: TakeOver = False,
+    json: AsJson = False,
     store: Store = None,
 ) -> None:
     """Say that a task cannot be done.
 
     Inside a running agent this is a proposal, which its worker commits; by hand it ends the task.
     """
-    end(task_id, "failed", by=sender, reason=reason, take_over=take_over, store=store)
+    from agentq.coordinator import Hand
+
+    if not reason.strip():
+        raise Invalid("a failure needs a reason", hint="Say in --reason what stood in the way.")
+    end(task_id, Hand(by=sender, status="failed", reason=reason), take_over=take_over, json=json, store=store)

@@ -1,41 +1,66 @@
 """What `complete` and `fail` share: a proposal inside a running agent, a seal by hand."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from agentq.cli.terms import echo
+from agentq.cli.terms import echo, echo_json
 from agentq.errors import Invalid
 
+if TYPE_CHECKING:
+    from agentq.coordinator import Coordinator, Hand
 
-def end(
-    task_id: str,
-    status: str,
-    *,
-    by: str,
-    summary: str = "",
-    reason: str | None = None,
-    report: Path | None = None,
-    take_over: bool = False,
-    store: str | None = None,
-) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """The attempt whose agent this process runs in."""
+
+    attempt: int
+    token: str
+    output: Path
+
+
+def end(task_id: str, hand: "Hand", *, take_over: bool, json: bool, store: str | None) -> None:
     """End a task, or propose to when this process runs inside that very task's agent."""
     from agentq.app import App
-    from agentq.context import read_file
-    from agentq.coordinator import Hand
 
-    if status == "completed" and not (summary.strip() or report):
-        raise Invalid("a completion needs evidence", hint="Give --result-file, --summary, or both.")
-    if status == "failed" and not (reason or "").strip():
-        raise Invalid("a failure needs a reason", hint="Give --reason.")
-    data = read_file(report) if report else None
-    hand = Hand(by=by, status=status, summary=summary, reason=reason, report=data)
     coordinator = App.load(store=store).coordinator
-    token = os.environ.get("AGENTQ_TOKEN")
-    if token and os.environ.get("AGENTQ_TASK_ID") == task_id and not take_over:
-        if data is not None:
-            (Path(os.environ["AGENTQ_OUTPUT"]) / "report.md").write_bytes(data)
-        coordinator.propose(task_id, int(os.environ["AGENTQ_ATTEMPT"]), token, hand)
-        echo(f"{task_id}  proposed as {status}; the worker checks it when you end")
+    inside = None if take_over else _inside(task_id)
+    if inside:
+        _propose(coordinator, task_id, hand, inside, json=json)
         return
     manifest = coordinator.end_by_hand(task_id, hand, take_over=take_over)
-    echo(f"{task_id}  {manifest.status} by hand, unverified")
+    if json:
+        echo_json(manifest)
+    else:
+        echo(f"{task_id}  {manifest.status} by hand, unverified")
+
+
+def _inside(task_id: str) -> Inside | None:
+    token, attempt, output = (os.environ.get(f"AGENTQ_{name}") for name in ("TOKEN", "ATTEMPT", "OUTPUT"))
+    if not token or os.environ.get("AGENTQ_TASK_ID") != task_id:
+        return None
+    if not (attempt and attempt.isdecimal() and output):
+        raise Invalid(
+            "AGENTQ_TOKEN is set, but AGENTQ_ATTEMPT or AGENTQ_OUTPUT is not what the worker set",
+            hint="Inside an agent leave AGENTQ_* as they are; elsewhere unset AGENTQ_TOKEN.",
+        )
+    return Inside(int(attempt), token, Path(output))
+
+
+def _propose(coordinator: "Coordinator", task_id: str, hand: "Hand", inside: Inside, *, json: bool) -> None:
+    if hand.report is not None:
+        _leave(inside.output / "report.md", hand.report)
+    proposal = coordinator.propose(task_id, inside.attempt, inside.token, hand)
+    if json:
+        echo_json(proposal.model_dump(mode="json", exclude={"token"}))
+    else:
+        echo(f"{task_id}  proposed as {hand.status}; the worker checks it when you end")
+
+
+def _leave(path: Path, report: bytes) -> None:
+    try:
+        path.write_bytes(report)
+    except OSError as error:
+        raise Invalid(f"{path} cannot be written: {error.strerror}", hint="Is AGENTQ_OUTPUT the worker's?") from error

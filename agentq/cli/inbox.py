@@ -1,20 +1,22 @@
 """`agentq inbox`."""
 
+import sys
 from typing import Annotated
 
 import typer
 
-from agentq.cli.terms import AsJson, Store, ago, checked, command, echo, echo_json, say
+from agentq.cli.terms import AsJson, SomeIds, Store, Whose, ago, checked, command, echo, echo_json, one_line, say
 from agentq.errors import NotFound
+from agentq.messages import Completion
 
 app = command()
 
 
 @app.command()
 def inbox(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Only these.", show_default=False)] = None,
+    ids: SomeIds = None,
     ack: Annotated[bool, typer.Option("--ack", help="Mark what is printed as read.")] = False,
-    coordinator: Annotated[str | None, typer.Option("--for", help="Whose inbox.", show_default=False)] = None,
+    coordinator: Whose = None,
     json: AsJson = False,
     store: Store = None,
 ) -> None:
@@ -29,12 +31,16 @@ def inbox(
         raise NotFound(f"not in the inbox of {name}: {', '.join(sorted(missing))}", hint="See: agentq inbox")
     if json:
         echo_json(unread)
-    for manifest in () if json else unread:
-        what = manifest.summary or manifest.reason or ""
-        echo(
-            f"{manifest.task_id}  {manifest.status}  {checked(manifest)}  {ago(manifest.finished_at)}  {what}".rstrip()
-        )
-    if not unread:
-        say(f"no unread completions for {name}")
+    else:
+        _print(unread, name)
+    sys.stdout.flush()  # what nobody could read is not marked as read
     for manifest in unread if ack else ():
         app.coordinator.acknowledge(name, manifest.task_id)
+
+
+def _print(unread: list[Completion], name: str) -> None:
+    for manifest in unread:
+        head = f"{manifest.task_id}  {manifest.status}  {checked(manifest)}  {ago(manifest.finished_at)}"
+        echo(f"{head}  {one_line(manifest.summary or manifest.reason)}".rstrip())
+    if not unread:
+        say(f"no unread completions for {name}")

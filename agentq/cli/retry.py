@@ -1,10 +1,6 @@
 """`agentq retry`."""
 
-from typing import Annotated
-
-import typer
-
-from agentq.cli.terms import AsJson, Broker, Store, TaskId, command, echo, echo_json
+from agentq.cli.terms import AsJson, Broker, NewId, Store, TaskId, command, echo, echo_json
 
 app = command()
 
@@ -12,7 +8,7 @@ app = command()
 @app.command()
 def retry(
     task_id: TaskId,
-    new_id: Annotated[str | None, typer.Option("--id", help="The new task's id.", show_default=False)] = None,
+    new_id: NewId = None,
     json: AsJson = False,
     broker: Broker = None,
     store: Store = None,

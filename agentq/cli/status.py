@@ -1,18 +1,18 @@
 """`agentq status`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from agentq.cli.terms import AsJson, Store, TaskIds, ago, command, echo, echo_json, one_line
 
-from agentq.cli.terms import AsJson, Store, ago, command, echo, echo_json
-from agentq.lifecycle import Status
+if TYPE_CHECKING:
+    from agentq.lifecycle import Status
 
 app = command()
 
 
 @app.command()
 def status(
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The tasks' ids.", show_default=False)],
+    ids: TaskIds,
     json: AsJson = False,
     store: Store = None,
 ) -> None:
@@ -28,7 +28,7 @@ def status(
         echo(line(one))
 
 
-def line(status: Status) -> str:
+def line(status: "Status") -> str:
     """A status as one line."""
     head = f"{status.task_id}  {status.state}"
     if status.state == "processing":
@@ -37,11 +37,11 @@ def line(status: Status) -> str:
         return f"{head}  {_waiting(status)}{_earlier(status)}"
     by = f"by {status.worker}" if status.worker else ""
     verified = "" if status.state != "completed" else (", verified" if status.verified else ", unverified")
-    why = f": {status.reason}" if status.reason else ""
+    why = f": {one_line(status.reason)}" if status.reason else ""
     return f"{head}  {by}{verified}{why}".rstrip()
 
 
-def _waiting(status: Status) -> str:
+def _waiting(status: "Status") -> str:
     if status.waits_for == "lease":
         return (
             f"waits for: lease; {status.worker} on {status.host} has been silent since {ago(status.renewed_at)},"
@@ -52,7 +52,7 @@ def _waiting(status: Status) -> str:
     return f"waits for: {status.agent}, {status.waits_for}"
 
 
-def _earlier(status: Status) -> str:
+def _earlier(status: "Status") -> str:
     if not status.reason:
         return ""
-    return f"; {status.attempts_counted} tried, last: {status.reason}"
+    return f"; {status.attempts_counted} tried, last: {one_line(status.reason)}"

@@ -1,4 +1,4 @@
-"""What the commands share: the options for broker and store, durations and times, and how things are printed."""
+"""What the commands share: their options, ids, durations and times, and how things are printed."""
 
 import re
 import sys
@@ -9,17 +9,59 @@ from typing import Annotated, Any
 import typer
 
 from agentq.errors import Invalid
-from agentq.messages import Completion, Message
+from agentq.messages import LONGEST_SECONDS, Completion, Message, is_key
+
+
+_RULE = "letters, digits, '.', '_' and '-', starting with a letter or digit, at most {} long."
+
+
+def _checked(text: str | None, what: str, longest: int) -> str | None:
+    if text is not None and not is_key(text, longest):
+        raise Invalid(f"{text!r} is no {what}", hint=f"Write {_RULE.format(longest)}")
+    return text
+
+
+def _checked_id(text: str | None) -> str | None:
+    return _checked(text, "task id", 128)
+
+
+def _checked_ids(texts: list[str] | None) -> list[str]:
+    return [text for text in texts or () if _checked_id(text)]
+
+
+def _checked_name(text: str | None) -> str | None:
+    return _checked(text, "name", 64)
+
 
 Broker = Annotated[
     str | None, typer.Option("--broker", metavar="URL", help="amqp://… or sqlite:///…", show_default=False)
 ]
 Store = Annotated[str | None, typer.Option("--store", metavar="URL", help="A folder or file:///…", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-TaskId = Annotated[str, typer.Argument(metavar="ID", help="The task's id.", show_default=False)]
+TaskId = Annotated[
+    str, typer.Argument(metavar="ID", help="The task's id.", show_default=False, callback=_checked_id)
+]
+TaskIds = Annotated[
+    list[str], typer.Argument(metavar="ID...", help="The tasks' ids.", show_default=False, callback=_checked_ids)
+]
+SomeIds = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID]...", help="Only these.", show_default=False, callback=_checked_ids)
+]
+NewId = Annotated[
+    str | None,
+    typer.Option("--id", help="Your own id; makes repeating safe.", show_default=False, callback=_checked_id),
+]
+Sender = Annotated[
+    str | None,
+    typer.Option("--from", help="The coordinator; its inbox gets the completion.", callback=_checked_name),
+]
+By = Annotated[str, typer.Option("--from", help="Who says so.", show_default=False, callback=_checked_name)]
+Whose = Annotated[str | None, typer.Option("--for", help="Whose inbox.", show_default=False, callback=_checked_name)]
+TakeOver = Annotated[bool, typer.Option("--take-over", help="End a running attempt too.")]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw]?)")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw]?)")
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def command(name: str | None = None) -> typer.Typer:
@@ -27,30 +69,50 @@ def command(name: str | None = None) -> typer.Typer:
     return typer.Typer(name=name, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-def seconds(text: str) -> float:
-    """A duration such as `90`, `90s`, `10m`, `2h`, `1d`, in seconds; raises Invalid."""
+def seconds(flag: str, text: str) -> float:
+    """A flag's duration such as `90`, `90s`, `10m`, `2h`, `1d`, in seconds; raises Invalid."""
     match = _DURATION.fullmatch(text.strip())
     if not match:
-        raise Invalid(f"{text!r} is no duration", hint="Write seconds, or a number with s, m, h, d or w: 10m.")
-    return float(match[1]) * _UNITS[match[2] or "s"]
+        raise Invalid(f"{flag} {text!r} is no duration", hint="Write seconds, or a number with s, m, h, d or w: 10m.")
+    value = float(match[1]) * _UNITS[match[2] or "s"]
+    if value > LONGEST_SECONDS:
+        raise Invalid(f"{flag} {text!r} is too long", hint=f"At most {LONGEST_SECONDS // 86400} days.")
+    return value
 
 
-def moment(text: str) -> datetime:
-    """A time in ISO 8601, the local zone when it names none; raises Invalid."""
+def moment(flag: str, text: str) -> datetime:
+    """A flag's time in ISO 8601, the local zone when it names none; raises Invalid."""
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise Invalid(f"{text!r} is no time", hint="Write it like 2030-01-31T18:00 or 2030-01-31T18:00:00Z.") from error
+        raise Invalid(
+            f"{flag} {text!r} is no time", hint="Write it like 2030-01-31T18:00 or 2030-01-31T18:00:00Z."
+        ) from error
 
 
 def echo(text: str) -> None:
     """Data, to stdout."""
-    print(text)
+    print(visible(text))
 
 
 def say(text: str) -> None:
     """Words, to stderr."""
-    print(text, file=sys.stderr)
+    print(visible(text), file=sys.stderr)
+
+
+def visible(text: str) -> str:
+    """The text with control characters written out, so that what an agent wrote cannot steer a terminal."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\r\n", "\n"))
+
+
+def one_line(text: str | None) -> str:
+    """The text as one line, so that what an agent wrote cannot pass for another line of ours."""
+    return " ".join((text or "").split())
+
+
+def quoted(text: str) -> str:
+    """The text with a bar before each line: whatever it says, it is seen to be somebody else's."""
+    return "\n".join(f"| {line}".rstrip() for line in visible(text).split("\n"))
 
 
 def echo_json(value: Message | Sequence[Message] | dict[str, Any] | list[Any]) -> None:

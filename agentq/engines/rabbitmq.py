@@ -1,7 +1,7 @@
 """The RabbitMQ engine: durable queues that a broker keeps, for agents on many machines."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from weakref import WeakValueDictionary
@@ -63,8 +63,9 @@ class RabbitMQEngine:
         """Hand a message to the agent's queue, not before `delay` seconds; returns once the broker confirmed it."""
         properties = wire.envelope_properties(envelope, guard)
         if delay > 0:
-            # The delay queues would take the message of an agent without a queue, and keep it.
-            await self._find_queue(envelope.to)
+            if not guard:
+                # The delay queues would take the message of an agent without a queue, and keep it.
+                await self._find_queue(envelope.to)
             await self._park(envelope.to, envelope.to_json(), properties, delay)
         else:
             await self._send(self._names.tasks, envelope.to, envelope.to_json(), properties)
@@ -160,8 +161,13 @@ class RabbitMQEngine:
         return True
 
     async def _find_queue(self, agent: str) -> None:
-        async with self._publishing.question(f"look for the queue of agent {agent}") as channel:
+        async def find() -> None:
+            channel = await self._publishing.channel()
             await channel.queue_declare(self._names.task_queue(agent), passive=True)
+            await close_channel(channel)
+
+        async with self._publishing.asking(f"look for the queue of agent {agent}"):
+            await _twice(find)
 
     async def _park(self, agent: str, body: bytes, properties: Basic.Properties, delay: float) -> None:
         rung, left = topology.hop(delay)
@@ -177,25 +183,20 @@ class RabbitMQEngine:
         mandatory: bool = True,
         seconds: float | None = None,
     ) -> None:
-        """Publish until confirmed, a second time on a new connection when the first was broken.
+        """Publish and wait for the confirmation.
 
-        One at a time of each message id: the client library finds the message that came back by its id.
+        One at a time of each message id: by that the client library finds which one the broker returned.
         """
         turn = self._turns.setdefault(properties.message_id or "", asyncio.Lock())
 
-        async def once() -> None:
+        async def send() -> None:
             channel = await self._publishing.publisher()
             await channel.basic_publish(
                 body, exchange=exchange, routing_key=key, properties=properties, mandatory=mandatory
             )
 
         async with self._publishing.asking(f"publish to {key} through {exchange}", seconds), turn:
-            try:
-                await once()
-            except amqp.DeliveryError:
-                raise
-            except FOREIGN:
-                await once()
+            await _twice(send)
 
     async def _slot(self) -> Slot:
         while self._idle:
@@ -287,6 +288,16 @@ class RabbitMQDelivery:
         """Put a copy to the dead letters, then acknowledge."""
         await self._engine.bury(self.agent, self.body, self.properties, reason)
         await self.ack()
+
+
+async def _twice(request: Callable[[], Awaitable[None]]) -> None:
+    """Make a request, and once more when the first found a connection or channel that was broken."""
+    try:
+        await request()
+    except amqp.DeliveryError:
+        raise
+    except FOREIGN:
+        await request()
 
 
 async def _declare(channel: AbstractChannel, thing: Thing, *, passive: bool = False) -> None:

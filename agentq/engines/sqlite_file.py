@@ -61,7 +61,8 @@ class DatabaseFile:
     """A connection to the file that is at `path` now: opened when first needed, and anew when it was replaced."""
 
     def __init__(self, path: Path, opener: Callable[[Path], sqlite3.Connection]) -> None:
-        self._path, self._opener = path, opener
+        self._path = self._real_path = path
+        self._opener = opener
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
 
@@ -69,8 +70,10 @@ class DatabaseFile:
         """The job's answer; whatever SQLite or the system complain of is raised in our words."""
         try:
             db = self.connection()
+            before = db.total_changes
             answer = job(db)
-            _keep_wal_short(db, self._path)
+            if db.total_changes != before:
+                _keep_wal_short(db, self._real_path)
             return answer
         except (sqlite3.Error, OSError) as error:
             self.close()
@@ -84,6 +87,7 @@ class DatabaseFile:
             self.close()
             self._inode = _inode(self._path)
             self._connection = self._opener(self._path)
+            self._real_path = self._path.resolve()
         return self._connection
 
     def last_connection(self) -> sqlite3.Connection:

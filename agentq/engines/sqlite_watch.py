@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agentq.engines.sqlite_file import DatabaseFile, open_to_look
 
-POLL_SECONDS = 0.008
+POLL_SECONDS = 0.005
 
 
 class Watch:

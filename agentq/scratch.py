@@ -1,0 +1,107 @@
+"""The folders of an attempt on this host: made, held for as long as their daemon lives, and found when it died."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+class Scratch:
+    """The folders of one attempt, below `<data>/scratch/<agent>`; a locked file beside them says that they are in use.
+
+    The lock goes with the process that holds it, so whoever can take it knows that the attempt's daemon is gone.
+    """
+
+    def __init__(self, folder: Path, task_id: str, attempt: int) -> None:
+        self.task_id = task_id
+        self.attempt = attempt
+        self.root = folder / task_id / str(attempt)
+        self._lock: int | None = None
+
+    @property
+    def work(self) -> Path:
+        """Where the agent works, unless its workspace says otherwise."""
+        return self.root / "work"
+
+    @property
+    def output(self) -> Path:
+        """Where the agent leaves its own files."""
+        return self.root / "output"
+
+    @property
+    def transcript(self) -> Path:
+        """Everything the agent printed."""
+        return self.root / "transcript.log"
+
+    @property
+    def tests(self) -> Path:
+        """What the verify command printed."""
+        return self.root / "test-output.txt"
+
+    @property
+    def context(self) -> Path:
+        """The task's context, copied out of the store."""
+        return self.root / "context.md"
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.root.with_suffix(".lock")
+
+    def create(self) -> None:
+        """Make the folders, empty; repeating it empties them."""
+        shutil.rmtree(self.root, ignore_errors=True)
+        self.root.parent.mkdir(parents=True, exist_ok=True)
+        if not self.hold():  # before there is anything that could be found
+            raise BlockingIOError(f"{self.root} is in use")
+        self.output.mkdir(parents=True)
+
+    def hold(self) -> bool:
+        """True when the folders are this process's now, until `remove`; False while another one holds them."""
+        if self._lock is None:
+            lock = os.open(self._lock_file, os.O_CREAT | os.O_RDONLY, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                return False
+            self._lock = lock
+        return True
+
+    def remove(self) -> None:
+        """Remove the folders and let go of them; nothing happens when they were never made."""
+        shutil.rmtree(self.root, ignore_errors=True)
+        if self._lock is not None:
+            self._lock_file.unlink(missing_ok=True)
+        self.release()
+        with suppress(OSError):
+            self.root.parent.rmdir()
+
+    def release(self) -> None:
+        """Let go of the folders and leave them as they are."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def abandoned(folder: Path) -> Iterator[Scratch]:
+    """The scratches that a daemon of this host died over, each held while it is looked at."""
+    for root in sorted(folder.glob("*/*")):
+        if root.name.isdigit() and root.is_dir():
+            scratch = Scratch(folder, root.parent.name, int(root.name))
+            with _held(scratch) as mine:
+                if mine and root.is_dir():
+                    yield scratch
+
+
+@contextmanager
+def _held(scratch: Scratch) -> Iterator[bool]:
+    try:
+        held = scratch.hold()
+    except FileNotFoundError:  # its daemon lives, and has just removed it
+        held = False
+    try:
+        yield held
+    finally:
+        scratch.release()
