@@ -7,42 +7,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from agentq.config import Profile, Settings, find_profile, load_settings, profiles
+from agentq.config import Profile, Settings, absolute, find_profile, load_settings, profiles
 from agentq.coordinator import Coordinator, Registered
 from agentq.engine import DeadLetter, Declared, Engine, Health
-from agentq.errors import EngineUnavailable, Invalid, NotFound
+from agentq.errors import EngineUnavailable, Invalid, NotFound, StoreUnavailable
 from agentq.messages import Envelope, parse_envelope
 from agentq.records import Records
 from agentq.store import Store
 
 if TYPE_CHECKING:
     from agentq.doctor import Findings
+    from agentq.papers import Claim
     from agentq.worker import Worker
 
 
 def open_store(url: str) -> Store:
     """The store behind a URL or a path; raises Invalid for a kind that does not exist."""
-    parts = urlsplit(url)
-    if parts.scheme in ("", "file"):
-        from agentq.stores.file import FileStore
+    from agentq.stores.file import FileStore
 
-        return FileStore(Path(unquote(parts.path) if parts.scheme else url).expanduser().absolute())
-    raise Invalid(f"there is no store for {parts.scheme}:// URLs", hint="Use a path or file:///path.")
+    scheme, found, rest = url.partition("://")
+    if not found:
+        return FileStore(absolute(url))
+    if scheme == "file" and rest.removeprefix("localhost").startswith("/"):
+        return FileStore(Path(unquote(rest.removeprefix("localhost"))))
+    raise Invalid(f"there is no store behind such {scheme}:// URLs", hint="Use a path or file:///path.")
 
 
 def open_engine(settings: Settings) -> Engine:
     """The engine behind the settings' broker URLs; nothing is connected yet."""
-    schemes = {urlsplit(url).scheme for url in settings.broker}
-    if schemes == {"sqlite"}:
-        from agentq.engines.sqlite import SQLiteEngine
-
-        return SQLiteEngine(Path(unquote(urlsplit(settings.broker[0]).path)))
-    if schemes and schemes <= {"amqp", "amqps"}:
+    if not settings.broker[0].startswith("sqlite:"):
         return _open_rabbitmq(settings)
-    raise Invalid(
-        f"there is no engine for {' and '.join(sorted(f'{scheme}://' for scheme in schemes))} URLs",
-        hint="Use amqp://host, amqps://host or sqlite:///path/queue.db.",
-    )
+    from agentq.engines.sqlite import SQLiteEngine
+
+    return SQLiteEngine(Path(unquote(urlsplit(settings.broker[0]).path)))
 
 
 def _open_rabbitmq(settings: Settings) -> Engine:
@@ -70,7 +67,24 @@ def _without_password(url: str) -> str:
     parts = urlsplit(url)
     if parts.password is None:
         return url
-    return parts._replace(netloc=f"{parts.username}@{parts.netloc.rpartition('@')[2]}").geturl()
+    return parts._replace(netloc=f"{parts.username or ''}@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the folder {folder} cannot be made: {error.strerror}",
+            hint="Choose another place: --store, AGENTQ_STORE, or `store` in agentq.toml.",
+        ) from error
+
+
+def _is_orphaned(claim: "Claim") -> bool:
+    """Whether this host can prove that a running attempt's worker is gone; only a running attempt needs to know."""
+    from agentq.ownership import is_orphaned
+
+    return is_orphaned(claim)
 
 
 class App:
@@ -86,9 +100,8 @@ class App:
 
     @cached_property
     def store(self) -> Store:
-        """The store; the data folder of the defaults is made, any other place must exist."""
-        if self.settings.store.startswith(f"file://{self.settings.data}/"):
-            self.settings.data.mkdir(parents=True, exist_ok=True)
+        """The store."""
+        self._make_data_folder(self.settings.store)
         return open_store(self.settings.store)
 
     @cached_property
@@ -99,9 +112,7 @@ class App:
     @cached_property
     def coordinator(self) -> Coordinator:
         """The coordinator's side."""
-        from agentq.ownership import is_orphaned
-
-        return Coordinator(self.records, is_gone=is_orphaned)
+        return Coordinator(self.records, is_gone=_is_orphaned)
 
     @cached_property
     def profiles(self) -> Mapping[str, Profile]:
@@ -116,11 +127,18 @@ class App:
     @contextlib.asynccontextmanager
     async def engine(self) -> AsyncIterator[Engine]:
         """An engine, closed at the end."""
+        self._make_data_folder(self.settings.broker[0])
         engine = open_engine(self.settings)
         try:
             yield engine
         finally:
             await engine.close()
+
+    def _make_data_folder(self, url: str) -> None:
+        """Make the data folder for what the defaults put there; any other place must exist."""
+        inside = self.settings.data.as_uri().partition(":")[2]
+        if url.partition(":")[2].startswith(f"{inside}/"):
+            _make_folder(self.settings.data)
 
     @property
     def passwordless_broker(self) -> tuple[str, ...]:
@@ -200,16 +218,17 @@ class App:
 
     async def declare(self) -> Declared:
         """Declare the engine's whole topology for all known agents."""
-        self._lay_out_store()
         async with self.engine() as engine:
-            return await engine.declare(self.agents, [self.settings.coordinator])
+            declared = await engine.declare(self.agents, [self.settings.coordinator])
+        self._lay_out_store()
+        return declared
 
     def _lay_out_store(self) -> None:
         """Make the folders that people write to by hand, where the store is one."""
         root: Path | None = getattr(self.store, "root", None)
         for name in ("tasks", "results", "artifacts"):
             if root:
-                (root / name).mkdir(parents=True, exist_ok=True)
+                _make_folder(root / name)
 
     async def health(self) -> Health:
         """What the engine is, and what is missing in it."""

@@ -157,8 +157,7 @@ class Claims:
         envelope = message.model_copy(update=update)
         if len(envelope.to_json()) > ENVELOPE_LIMIT:
             raise Invalid(f"the message is so long that its registered envelope has more than {ENVELOPE_LIMIT} bytes")
-        self.records.open(message.task_id, published=True)
-        return self.records.register(envelope)
+        return self.records.register(envelope, published=True)
 
     def _other_type(self, envelope: Envelope) -> str | None:
         if not self.terms.types or envelope.type in self.terms.types:

@@ -1,18 +1,22 @@
 """Settings and worker profiles: flags > `AGENTQ_*` > the nearest `agentq.toml` > defaults; made once, then frozen."""
 
 import os
+import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from agentq.errors import Invalid, NotFound
 from agentq.messages import Name
 
 FILE_NAME = "agentq.toml"
 PROFILE_NAME = "worker.toml"
+FROM_ENVIRONMENT = ("broker", "store", "namespace", "coordinator", "workers", "data")
+LOGIN_FROM_ENVIRONMENT = ("user", "password", "vhost")
 PASSED_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TERM", "TMPDIR", "USER", "SHELL", "TZ", "SSL_CERT_FILE")
 
 Positive = Annotated[float, Field(gt=0)]
@@ -21,7 +25,7 @@ Positive = Annotated[float, Field(gt=0)]
 class Section(BaseModel):
     """A part of the settings: frozen, and unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class RabbitMQSection(Section):
@@ -41,8 +45,8 @@ class RabbitMQSection(Section):
 class Settings(Section):
     """Everything that says where the engine and the store are, and who is who."""
 
-    broker: tuple[str, ...]
-    store: str
+    broker: Annotated[tuple[str, ...], Field(min_length=1)]
+    store: Annotated[str, Field(min_length=1)]
     namespace: Name = "agentq"
     coordinator: Name = "coordinator"
     agents: tuple[Name, ...] = ()
@@ -56,21 +60,82 @@ class Settings(Section):
     def _one_or_many(cls, value: object) -> object:
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
+    @field_validator("broker")
+    @classmethod
+    def _one_engine(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        kinds = {_engine_of(url) for url in urls}
+        if len(kinds) > 1 or (kinds == {"sqlite"} and len(urls) > 1):
+            raise ValueError("several URLs must all be amqp:// or amqps://")
+        return urls
+
+
+def _engine_of(url: str) -> Literal["rabbitmq", "sqlite"]:
+    """Which engine a URL names; a ValueError says what is wrong with it and repeats nothing of it."""
+    scheme = url.partition("://")[0]
+    if scheme == "sqlite":
+        if not re.match(r"sqlite:///[^?#]", url):
+            raise ValueError("a SQLite URL has an absolute path: sqlite:///path/queue.db")
+        return "sqlite"
+    if scheme not in ("amqp", "amqps"):
+        raise ValueError("no engine has such a URL; use amqp://, amqps:// or sqlite:///")
+    if not _names_a_host(url):
+        raise ValueError("write amqp://user@host:port/vhost, with special characters of the password as %xx")
+    return "rabbitmq"
+
+
+def _names_a_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0 and "@" not in f"{parts.path}{parts.query}{parts.fragment}"
+    except ValueError:
+        return False
+
 
 def load_settings(
     flags: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] = os.environ, cwd: Path | None = None
 ) -> Settings:
-    """The settings in force; raises Invalid with the file, line and key that cannot be used."""
+    """The settings in force; raises Invalid with the file, line and key, the variable or the flag that is wrong."""
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
     path = _settings_file(environ, cwd or Path.cwd())
     text = _text(path) if path else ""
-    values: dict[str, Any] = _toml(text, path) if path else {}
-    values = _relative_to(path.parent, values) if path else values
-    values |= _from_environment(environ, values)
-    values |= {key: value for key, value in (flags or {}).items() if value is not None}
-    data = Path(values.setdefault("data", environ.get("AGENTQ_DATA") or _data_dir(environ))).expanduser().absolute()
-    values.setdefault("broker", f"sqlite:///{data.as_posix().lstrip('/')}/queue.db")
-    values.setdefault("store", f"file://{data.as_posix()}/store")
-    return _validated(Settings, values | {"source": str(path or "defaults")}, path, text)
+    values: dict[str, Any] = _relative_to(path.parent, _toml(text, path)) if path else {}
+    values |= _from_environment(environ, values) | given
+    values["source"] = str(path or "defaults")
+
+    def where(keys: list[str]) -> str:
+        return _flag_or_variable(keys, given, environ) or _place(path, text, keys)
+
+    return _validated(Settings, _with_defaults(values, environ), where)
+
+
+def _with_defaults(values: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    given = values.get("data", _data_dir(environ))
+    if not isinstance(given, (str, Path)):
+        return values | {"broker": f"sqlite:///{FILE_NAME}", "store": FILE_NAME}
+    data = absolute(given)
+    found = {"broker": f"{data.as_uri().replace('file:', 'sqlite:', 1)}/queue.db", "store": f"{data.as_uri()}/store"}
+    return found | values | {"data": data}
+
+
+def absolute(path: str | Path) -> Path:
+    """The path from the root, with `~` filled in; raises Invalid when nobody can tell what `~` is."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise Invalid(f"{path}: no home directory is known", hint="Set HOME, or write the whole path.") from error
+
+
+def _flag_or_variable(keys: list[str], given: Mapping[str, Any], environ: Mapping[str, str]) -> str | None:
+    """The flag or the variable that set a key, None when neither did."""
+    if keys[0] in given:
+        return f"--{keys[0]}"
+    if keys[0] in FROM_ENVIRONMENT:
+        name = f"AGENTQ_{keys[0].upper()}"
+    elif keys[-1] in LOGIN_FROM_ENVIRONMENT:
+        name = f"AGENTQ_BROKER_{keys[-1].upper()}"
+    else:
+        return None
+    return name if environ.get(name) else None
 
 
 def _settings_file(environ: Mapping[str, str], cwd: Path) -> Path | None:
@@ -82,27 +147,27 @@ def _settings_file(environ: Mapping[str, str], cwd: Path) -> Path | None:
 
 
 def _data_dir(environ: Mapping[str, str]) -> Path:
-    home = Path(environ.get("HOME") or "~").expanduser()
-    return Path(environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "agentq"
+    shared = environ.get("XDG_DATA_HOME") or absolute(environ.get("HOME") or "~") / ".local" / "share"
+    return Path(shared) / "agentq"
 
 
 def _from_environment(environ: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {
-        key: environ.get(f"AGENTQ_{key.upper()}") for key in ("broker", "store", "namespace", "coordinator", "workers")
-    }
-    found: dict[str, Any] = {key: value for key, value in plain.items() if value}
-    part = {key: environ.get(f"AGENTQ_BROKER_{key.upper()}") for key in ("user", "password", "vhost")}
-    if part := {key: value for key, value in part.items() if value}:
+    found: dict[str, Any] = _set_ones(environ, "AGENTQ_", FROM_ENVIRONMENT)
+    if login := _set_ones(environ, "AGENTQ_BROKER_", LOGIN_FROM_ENVIRONMENT):
         section = values.get("rabbitmq")
-        found["rabbitmq"] = (section if isinstance(section, dict) else {}) | part
+        found["rabbitmq"] = (section if isinstance(section, dict) else {}) | login
     return found
+
+
+def _set_ones(environ: Mapping[str, str], prefix: str, keys: tuple[str, ...]) -> dict[str, str]:
+    return {key: value for key in keys if (value := environ.get(f"{prefix}{key.upper()}"))}
 
 
 def _relative_to(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     """Paths in a settings file are relative to it."""
     anchored = {key: str(folder / values[key]) for key in ("workers", "data") if isinstance(values.get(key), str)}
     store = values.get("store")
-    if isinstance(store, str) and "://" not in store:
+    if isinstance(store, str) and store and "://" not in store:
         anchored["store"] = str(folder / store)
     return values | anchored
 
@@ -146,6 +211,12 @@ class LimitsSection(Section):
     lease_seconds: Positive = 20.0
     renew_seconds: Positive = 5.0
     sweep_seconds: Positive = 30.0
+
+    @model_validator(mode="after")
+    def _renewed_in_time(self) -> Self:
+        if self.lease_seconds < 2 * self.renew_seconds:
+            raise ValueError("lease_seconds must be at least twice renew_seconds")
+        return self
 
 
 class RetrySection(Section):
@@ -204,45 +275,63 @@ def load_profile(folder: Path) -> Profile:
     path = folder / PROFILE_NAME
     text, prompt = _text(path), folder / "prompt.md"
     values = _toml(text, path) | {"folder": folder, "prompt": _text(prompt) if prompt.is_file() else ""}
-    return _validated(Profile, values, path, text)
+    return _validated(Profile, values, lambda keys: _place(path, text, keys))
 
 
 def _profile_folders(settings: Settings, cwd: Path) -> Iterator[Path]:
+    if settings.workers and not settings.workers.is_dir():
+        raise Invalid(f"workers is {settings.workers}, which is no folder", hint="Correct or remove that setting.")
+    for root in dict.fromkeys((cwd / "workers", settings.workers, _built_in())):
+        if root and root.is_dir():
+            yield from sorted(path.parent for path in root.glob(f"*/{PROFILE_NAME}"))
+
+
+def _built_in() -> Path:
+    """The profiles that come with agentq: in the installed package, or beside it in a checkout."""
     here = Path(__file__).parent
-    roots = [cwd / "workers", settings.workers, here / "profiles", here.parent / "workers"]
-    for root in dict.fromkeys(root for root in roots if root and root.is_dir()):
-        yield from sorted(path.parent for path in root.glob(f"*/{PROFILE_NAME}"))
+    return packaged if (packaged := here / "profiles").is_dir() else here.parent / "workers"
 
 
 # ---------------------------------------------------------------------- reading TOML
 
 S = TypeVar("S", bound=Section)
 
+_HEADER = re.compile(r"\[+\s*([^\]]+?)\s*\]")
+_WORDS = {"extra_forbidden": "there is no such key", "missing": "this key must be set"}
+
 
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Invalid(f"{path} cannot be read: {error}", hint="Make it a readable UTF-8 file.") from error
+    except OSError as error:
+        raise Invalid(f"{path} cannot be read: {error.strerror}", hint="Check its permissions.") from error
+    except UnicodeDecodeError as error:
+        raise Invalid(f"{path} is not UTF-8 (byte {error.start})", hint="Write it again as UTF-8.") from error
 
 
-def _toml(text: str, path: Path | None) -> dict[str, Any]:
+def _toml(text: str, path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise Invalid(f"{path} is not valid TOML: {error}", hint="Correct that line.") from error
 
 
-def _validated(model: type[S], values: Mapping[str, Any], path: Path | None, text: str) -> S:
+def _validated(model: type[S], values: Mapping[str, Any], where: Callable[[list[str]], str]) -> S:
+    """The model of these values; what is wrong is told with its place, and no value is repeated."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         keys = [str(part) for part in first["loc"]]
-        line = _line_of(text, keys)
-        where = f"{path}, line {line}" if line else "settings from flags or the environment"
-        what = first["msg"].removeprefix("Value error, ")
-        raise Invalid(f"{where}: {'.'.join(keys)}: {what}", hint="Correct or remove that key.") from error
+        what = _WORDS.get(
+            first["type"], first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+        )
+        raise Invalid(f"{where(keys)}: {what}", hint="Correct or remove it.") from error
+
+
+def _place(path: Path | None, text: str, keys: list[str]) -> str:
+    line = _line_of(text, keys)
+    return f"{path or 'settings'}{f', line {line}' if line else ''}: {'.'.join(keys)}"
 
 
 def _line_of(text: str, keys: list[str]) -> int | None:
@@ -250,11 +339,15 @@ def _line_of(text: str, keys: list[str]) -> int | None:
     table: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()
-        if stripped.startswith("["):
-            table = stripped.strip("[] ").split(".")
+        if header := _HEADER.match(stripped):
+            table = _steps(header[1])
             if table == keys:
                 return number
-        path = [*table, *(part.strip(" \"'") for part in stripped.partition("=")[0].split("."))]
+        path = [*table, *_steps(stripped.partition("=")[0])]
         if "=" in stripped and keys[: len(path)] == path:
             return number
     return None
+
+
+def _steps(key: str) -> list[str]:
+    return [part.strip(" \"'") for part in key.split(".")]

@@ -105,7 +105,6 @@ class Coordinator:
                     f"tasks/{envelope.task_id}.md is in the store with another content",
                     hint="Choose another --id, or remove that file if nobody needs it.",
                 )
-        self._records.open(envelope.task_id)
         return self._records.register(envelope)
 
     def published(self, task_id: str) -> None:

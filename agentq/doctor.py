@@ -111,7 +111,7 @@ async def repair(records: Records, engine: Engine, findings: Findings) -> list[s
 async def _mend(records: Records, engine: Engine, ailment: Ailment) -> list[str]:
     papers = await asyncio.to_thread(records.papers, ailment.task_id)
     if papers is None:
-        await asyncio.to_thread(records.close, ailment.task_id)
+        await asyncio.to_thread(records.forget, ailment.task_id)
         return [f"{ailment.task_id}  forgotten: it was never registered"]
     manifest = papers.manifest
     if manifest is None and papers.seal:

@@ -65,7 +65,7 @@ def sha256_hex(data: bytes) -> str:
 class Message(BaseModel):
     """A JSON object whose unknown fields are kept and passed on."""
 
-    model_config = ConfigDict(extra="allow", populate_by_name=True, frozen=True)
+    model_config = ConfigDict(extra="allow", populate_by_name=True, frozen=True, defer_build=True)
 
     def to_json(self) -> bytes:
         """The wire form, UTF-8."""

@@ -58,9 +58,14 @@ class Records:
 
     # ------------------------------------------------------------------ the task
 
-    def register(self, envelope: Envelope) -> Envelope:
-        """Register a task and answer with the registered envelope, another's when that id was taken."""
-        return self._first(f"tasks/{envelope.task_id}.json", envelope)
+    def register(self, envelope: Envelope, *, published: bool = False) -> Envelope:
+        """Mark a task as open, register it, and answer with the registered envelope: another's when it was first."""
+        task_id = envelope.task_id
+        self.open(task_id, published=published)
+        found = self._first(f"tasks/{task_id}.json", envelope)
+        if not self.is_open(task_id) and self.manifest(task_id) is None:  # `forget` came in between
+            self.open(task_id, published=published)
+        return found
 
     def envelope(self, task_id: str) -> Envelope | None:
         """The envelope as registered, None for an unknown task."""
@@ -77,9 +82,15 @@ class Records:
         return self.store.get(f"open/{task_id}") is not None
 
     def close(self, task_id: str) -> None:
-        """Forget a settled task; last of all papers."""
+        """Remove the marks of a settled task; last of all papers."""
         self.published(task_id)
         self.store.delete(f"open/{task_id}")
+
+    def forget(self, task_id: str) -> None:
+        """Remove the marks of a task that was never registered; they are put back when it was, meanwhile."""
+        self.close(task_id)
+        if self.envelope(task_id):
+            self.open(task_id)
 
     def published(self, task_id: str) -> None:
         """Note that the engine has the task."""

@@ -3,7 +3,6 @@
 Every step may be repeated by anyone, in any order of arrival; who dies between two of them is healed by the next.
 """
 
-import asyncio
 import contextlib
 from datetime import datetime
 
@@ -107,6 +106,8 @@ async def settle(records: Records, engine: Engine, manifest: Completion) -> None
 
     Raises EngineUnavailable when the dead letter could not be made durable: the task stays open and is settled again.
     """
+    import asyncio  # here, because the commands that only read import this module too
+
     await asyncio.to_thread(file_papers, records, manifest)
     envelope = await asyncio.to_thread(records.envelope, manifest.task_id)
     if envelope and envelope.reply_to:

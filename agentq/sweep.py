@@ -1,18 +1,23 @@
 """What an idle worker looks through: tasks that nobody published, settled or took over."""
 
 import asyncio
+import bisect
+import contextlib
 import functools
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from agentq.claim import Claims, Park, Settle, end_of
 from agentq.engine import Engine
-from agentq.errors import EvidenceError
+from agentq.errors import EngineUnavailable, Invalid, Unavailable
 from agentq.lifecycle import Papers
-from agentq.messages import Completion
+from agentq.messages import Completion, parse_envelope
 from agentq.patience import patiently
 from agentq.records import Records
+
+log = logging.getLogger("agentq")
 
 ROUND_LIMIT = 500
 
@@ -42,6 +47,13 @@ class Sweep:
         self._agent = agent
         self._settle = settle
         self._seen: dict[str, _Seen] = {}
+        self._avoided: set[str] = set()
+        self._last = ""
+
+    def leave_alone(self, body: bytes) -> None:
+        """Publish this message's task no more: a worker breaks over it, so that a person has to look."""
+        with contextlib.suppress(Invalid):
+            self._avoided.add(parse_envelope(body).task_id)
 
     async def recover(self) -> None:
         """At start: publish what was never published, settle what ended, and release what died on this host."""
@@ -54,25 +66,53 @@ class Sweep:
         await self._publish_unpublished()
         tasks = await self._unsettled()
         empty = idle and await self._engine.depth(self._agent) == 0
-        for task_id in tasks[:ROUND_LIMIT]:
+        for task_id in self._turn(tasks):
             await self._visit(task_id, idle=empty)
         self._seen = {task_id: seen for task_id, seen in self._seen.items() if task_id in set(tasks)}
+
+    def _turn(self, tasks: list[str]) -> list[str]:
+        """The tasks that this round looks at: after those of the last one, then from the start again."""
+        start = bisect.bisect(tasks, self._last)
+        turn = (tasks[start:] + tasks[:start])[:ROUND_LIMIT]
+        self._last = turn[-1] if turn else ""
+        return turn
 
     async def _unsettled(self) -> list[str]:
         return await patiently(lambda: list(self._records.unsettled()))
 
     async def _publish_unpublished(self) -> None:
         for task_id in await patiently(lambda: list(self._records.unpublished())):
-            envelope = await patiently(functools.partial(self._records.envelope, task_id))
-            if envelope:
-                await self._engine.publish(envelope)
-                await patiently(functools.partial(self._records.published, task_id))
+            await self._unless_bad(task_id, self._publish)
+
+    async def _publish(self, task_id: str) -> None:
+        envelope = await patiently(functools.partial(self._records.envelope, task_id))
+        if envelope is None:
+            return
+        try:
+            await self._engine.publish(envelope)
+        except EngineUnavailable:
+            if envelope.to == self._agent:
+                raise
+            return  # perhaps only that agent's queue is missing
+        await patiently(functools.partial(self._records.published, task_id))
 
     async def _visit(self, task_id: str, *, idle: bool) -> None:
-        try:
-            papers = await patiently(functools.partial(self._records.papers, task_id))
-        except EvidenceError:  # a damaged paper is for `doctor` to tell, and must not stop the others
+        await self._unless_bad(task_id, functools.partial(self._look_at, idle=idle))
+
+    async def _unless_bad(self, task_id: str, step: Callable[[str], Awaitable[None]]) -> None:
+        """Do it, unless the task's papers are bad: that is for `doctor` to tell, and must not stop the others."""
+        if task_id in self._avoided:
             return
+        try:
+            await step(task_id)
+        except Unavailable:
+            raise
+        except Exception:
+            log.exception("%s is left alone from now on", task_id)
+            self._avoided.add(task_id)
+
+    async def _look_at(self, task_id: str, *, idle: bool) -> None:
+        papers = await patiently(functools.partial(self._records.papers, task_id))
         if papers is None:
             return
         if papers.manifest:

@@ -5,7 +5,7 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
 
@@ -64,18 +64,20 @@ class Worker:
     async def run(self) -> None:
         """Work until drained; an engine or store that is away is waited for, in the end for a bounded time."""
         slots = [asyncio.create_task(self._slot()) for _ in range(self._profile.limits.parallel)]
-        others = [asyncio.create_task(step) for step in (self._recover(), self._sweep_forever(), self._over.wait())]
+        upkeep = [asyncio.create_task(step) for step in (self._recover(), self._sweep_forever())]
+        over = asyncio.create_task(self._over.wait())
         try:
-            ended = asyncio.gather(*slots)
-            await asyncio.wait({ended, others[-1]}, return_when=asyncio.FIRST_COMPLETED)
+            ended: asyncio.Future[list[None]] = asyncio.gather(*slots)
+            waiting: set[asyncio.Future[Any]] = {ended, over}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
                 ended.result()
             else:
                 log.warning("ended without waiting any longer; what is left is healed by the next worker")
         finally:
-            for task in (*slots, *others):
+            for task in (*slots, *upkeep, over):
                 task.cancel()
-            await asyncio.gather(*slots, *others, return_exceptions=True)
+            await asyncio.gather(*slots, *upkeep, over, return_exceptions=True)
 
     def drain(self) -> None:
         """Take nothing new and end when what runs has ended; the second call stops what runs, uncounted."""
@@ -83,20 +85,24 @@ class Worker:
             return self.stop()
         self._draining.set()
         log.info("draining: %d running", len(self._running))
-        if not self._running:
-            self._end_within(LET_GO_SECONDS)
-        elif seconds := self._profile.limits.drain_seconds:
-            asyncio.get_running_loop().call_later(seconds, self.stop)
+        self._after(LET_GO_SECONDS, self._let_go)
+        if seconds := self._profile.limits.drain_seconds:
+            self._after(seconds, self.stop)
 
     def stop(self) -> None:
         """Stop what runs; the attempts end as interrupted, uncounted, and their tasks are released."""
+        self._draining.set()
         self._stopping = True
         for attempt in self._running:
             attempt.keeper.ask("drained")
-        self._end_within(self._profile.runner.grace_seconds + STOP_SECONDS)
+        self._after(self._profile.runner.grace_seconds + STOP_SECONDS, self._over.set)
 
-    def _end_within(self, seconds: float) -> None:
-        asyncio.get_running_loop().call_later(seconds, self._over.set)
+    def _let_go(self) -> None:
+        if not self._running:  # else again when that has ended
+            self._over.set()
+
+    def _after(self, seconds: float, step: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_later(seconds, step)
 
     # ------------------------------------------------------------------ taking
 
@@ -162,8 +168,8 @@ class Worker:
             return await patiently(functools.partial(self._claims.decide, task_id, may_start=False))
         finally:
             self._running.discard(attempt)
-            if self._draining.is_set() and not self._running:
-                self._end_within(LET_GO_SECONDS)
+            if self._draining.is_set():
+                self._after(LET_GO_SECONDS, self._let_go)
 
     async def _apply(self, verdict: Verdict, delivery: Delivery) -> None:
         """Do what was decided, then let go of the delivery."""
@@ -202,15 +208,19 @@ class Worker:
         self._on_ready()
 
     async def _sweep_forever(self) -> None:
+        salvaging = functools.partial(salvage, self._records, self._profile, self._bench.scratch)
         while True:
-            try:
-                await patiently(functools.partial(salvage, self._records, self._profile, self._bench.scratch))
-                await asyncio.sleep(self._profile.limits.sweep_seconds)
-                await self._sweep.round(idle=not self._running)
-            except Unavailable as error:
-                log.debug("the sweep is put off: %s", error)
-            except Exception:
-                log.exception("the sweep broke; it goes on")
+            await self._upkeep(lambda: asyncio.to_thread(salvaging))
+            await asyncio.sleep(self._profile.limits.sweep_seconds)
+            await self._upkeep(lambda: self._sweep.round(idle=not self._running))
+
+    async def _upkeep(self, step: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await step()
+        except Unavailable as error:
+            log.debug("put off until the next sweep: %s", error)
+        except Exception:
+            log.exception("the sweep broke; it goes on with the next round")
 
     async def _engine_back(self, step: Callable[[], Awaitable[T]]) -> T:
         """Repeat a step for as long as the engine is unavailable."""

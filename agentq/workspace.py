@@ -252,16 +252,25 @@ def _must_be_given(repository: Path | None) -> Path:
 
 
 def _remove_folder(folder: Path) -> None:
-    """Remove a folder, also one whose owner took its own write permission from parts of it."""
+    """Remove a folder, also one with read-only parts, such as a module cache; no link is followed."""
     if folder.is_symlink():
         return folder.unlink()
     if not folder.exists():
         return
-    shutil.rmtree(folder, onerror=lambda *_: None)
+    shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():
-        for inner, _, _ in os.walk(folder):
-            Path(inner).chmod(0o700)
+        _make_writable(folder)
         _rmtree(folder)
+
+
+def _make_writable(folder: Path) -> None:
+    with suppress(OSError):
+        folder.chmod(0o700)
+    for inner, names, _ in os.walk(folder):
+        for path in (Path(inner, name) for name in names):
+            if not path.is_symlink():
+                with suppress(OSError):
+                    path.chmod(0o700)
 
 
 def _rmtree(folder: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.simulation import HandPlan, Plan, Scenario, Turn, World
 
-EXAMPLES = int(os.environ.get("AGENTQ_EXAMPLES", "250"))
+EXAMPLES = int(os.environ.get("INTERLEAVINGS", "250"))
 
 FAULTS = ("crash-before", "crash-after", "lost-answer", "refused", "late")
 MOMENTS = (0.0, 4.0, 12.0, 26.0)
@@ -54,7 +54,7 @@ def search(stalls: bool):  # noqa: ANN201
     return lambda test: settings(
         max_examples=EXAMPLES,
         deadline=None,
-        derandomize="AGENTQ_EXAMPLES" not in os.environ,
+        derandomize="INTERLEAVINGS" not in os.environ,
         suppress_health_check=list(HealthCheck),
     )(given(scenario=scenarios(stalls=stalls))(test))
 

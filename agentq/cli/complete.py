@@ -16,8 +16,10 @@ app = command()
 def complete(
     task_id: TaskId,
     sender: By,
-    result_file: Annotated[Path | None, typer.Option(help="The report.", show_default=False)] = None,
-    summary: Annotated[str, typer.Option(help="What was done, in a sentence or two.", show_default=False)] = "",
+    result_file: Annotated[Path | None, typer.Option(metavar="PATH", help="The report.", show_default=False)] = None,
+    summary: Annotated[
+        str, typer.Option(metavar="TEXT", help="What was done, in a sentence or two.", show_default=False)
+    ] = "",
     take_over: TakeOver = False,
     json: AsJson = False,
     store: Store = None,

@@ -15,7 +15,7 @@ app = command()
 def fail(
     task_id: TaskId,
     sender: By,
-    reason: Annotated[str, typer.Option(help="Why it cannot be done.", show_default=False)],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why it cannot be done.", show_default=False)],
     take_over: TakeOver = False,
     json: AsJson = False,
     store: Store = None,

@@ -2,78 +2,110 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
-from agentq.cli.terms import AsJson, Broker, Store, command, echo, echo_json, moment, say, seconds
+from agentq.cli.terms import AsJson, Broker, NewId, Sender, Store, command, echo, echo_json, moment, say, seconds
 from agentq.errors import Invalid
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from agentq.app import App
+    from agentq.context import Context
+    from agentq.coordinator import Registered
+    from agentq.messages import Envelope
 
 app = command()
 
 DO_CONTEXT = "Do what the context document asks."
+FLAGS = {
+    "to": "--to",
+    "type": "--type",
+    "priority": "--priority",
+    "instructions": "--instructions",
+    "ttl_seconds": "--ttl",
+    "timeout_seconds": "--timeout",
+    "max_attempts": "--max-attempts",
+    "reply_to": "--reply-to",
+    "expected_output.artifacts": "--expect",
+    "expected_output.format": "--format",
+}
 
 
 @app.command()
 def submit(
-    to: Annotated[str, typer.Option(help="The agent that does it.", show_default=False)],
-    type_: Annotated[str, typer.Option("--type", help="The kind of task.", show_default=False)],
-    instructions: Annotated[str | None, typer.Option("--instructions", "-i", help="What to do.")] = None,
-    file: Annotated[str | None, typer.Option("--file", metavar="PATH", help="A context document; - is stdin.")] = None,
-    context_ref: Annotated[str | None, typer.Option(help="A ref into the store, instead of --file.")] = None,
-    task_id: Annotated[str | None, typer.Option("--id", help="Your own id; makes repeating safe.")] = None,
-    sender: Annotated[
-        str | None, typer.Option("--from", help="The coordinator; its inbox gets the completion.")
+    to: Annotated[str, typer.Option(metavar="AGENT", help="The agent that does it.", show_default=False)],
+    type_: Annotated[str, typer.Option("--type", metavar="TYPE", help="The kind of task.", show_default=False)],
+    instructions: Annotated[
+        str | None, typer.Option("--instructions", "-i", metavar="TEXT", help="What to do.")
     ] = None,
-    priority: Annotated[str, typer.Option(help="low, normal, high or urgent.")] = "normal",
-    ttl: Annotated[str | None, typer.Option(help="Expire unless started within: 90, 10m, 2h.")] = None,
-    timeout: Annotated[str | None, typer.Option(help="Stop an attempt after: 90, 10m, 2h.")] = None,
-    max_attempts: Annotated[int | None, typer.Option(help="How often to try.", show_default=False)] = None,
-    delay: Annotated[str | None, typer.Option(help="Not before that time from now: 10m.")] = None,
+    file: Annotated[str | None, typer.Option("--file", metavar="PATH", help="A context document; - is stdin.")] = None,
+    context_ref: Annotated[
+        str | None, typer.Option(metavar="REF", help="A ref into the store, instead of --file.")
+    ] = None,
+    task_id: NewId = None,
+    sender: Sender = None,
+    priority: Annotated[str, typer.Option(metavar="LEVEL", help="low, normal, high or urgent.")] = "normal",
+    ttl: Annotated[str | None, typer.Option(metavar="TIME", help="Expire unless started within: 90, 10m, 2h.")] = None,
+    timeout: Annotated[str | None, typer.Option(metavar="TIME", help="Stop an attempt after: 90, 10m, 2h.")] = None,
+    max_attempts: Annotated[
+        int | None, typer.Option(metavar="COUNT", help="How often to try.", show_default=False)
+    ] = None,
+    delay: Annotated[str | None, typer.Option(metavar="TIME", help="Not before that time from now: 10m.")] = None,
     at: Annotated[str | None, typer.Option(metavar="TIME", help="Not before that time: 2030-01-31T18:00.")] = None,
     expect: Annotated[
-        list[str] | None, typer.Option(help="A piece of evidence that must come back. Repeatable.")
+        list[str] | None, typer.Option(metavar="NAME", help="A piece of evidence that must come back. Repeatable.")
     ] = None,
-    output_format: Annotated[str, typer.Option("--format", help="The report's format.")] = "markdown",
+    output_format: Annotated[str, typer.Option("--format", metavar="NAME", help="The report's format.")] = "markdown",
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label. Repeatable.")] = None,
-    repo: Annotated[str | None, typer.Option(help="The git repository to work on (label repo).")] = None,
-    base: Annotated[str | None, typer.Option(help="The revision to start from (label base).")] = None,
-    reply_to: Annotated[str | None, typer.Option(help="Where the notice goes; results.<coordinator>.")] = None,
-    traceparent: Annotated[str | None, typer.Option(envvar="TRACEPARENT", help="W3C trace context.")] = None,
+    repo: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="The git repository to work on (label repo).")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="REVISION", help="The revision to start from (label base).")
+    ] = None,
+    reply_to: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where the notice goes: results.<coordinator>.")
+    ] = None,
+    traceparent: Annotated[
+        str | None, typer.Option(metavar="TEXT", envvar="TRACEPARENT", help="W3C trace context.")
+    ] = None,
     json: AsJson = False,
     broker: Broker = None,
     store: Store = None,
 ) -> None:
     """Register a task and hand it to an agent's queue; prints its id once that is durable."""
     from agentq.app import App
-    from agentq.messages import Envelope, explain, new_task_id, utc_now
+    from agentq.messages import new_task_id
 
     app = App.load(broker=broker, store=store, coordinator=sender)
     coordinator = app.settings.coordinator
-    context, stem = _context(app.store, file, context_ref)
-    request: dict[str, Any] = {
-        "task_id": task_id or stem or new_task_id(),
-        "from": coordinator,
-        "to": to,
-        "type": type_,
-        "priority": priority,
-        "reply_to": reply_to or f"results.{coordinator}",
-        "instructions": instructions if instructions is not None else (DO_CONTEXT if context else ""),
-        "expected_output": {"format": output_format, "artifacts": expect or []},
-        "ttl_seconds": seconds(ttl) if ttl else None,
-        "timeout_seconds": seconds(timeout) if timeout else None,
-        "max_attempts": max_attempts,
-        "not_before": _not_before(delay, at, utc_now()),
-        "labels": _labels(label or [], repo, base),
-        "traceparent": traceparent,
-    }
-    if context and context.ref:
-        request |= {"context_ref": context.ref, "context_sha256": context.sha256}
-    try:
-        envelope = Envelope.model_validate(request)
-    except ValidationError as error:
-        raise Invalid(f"the task cannot be submitted: {explain(error)}", hint="See: agentq submit --help") from error
+    context, stem = _context(app, file, context_ref)
+    if instructions is None and context is None:
+        raise Invalid("there is nothing to do", hint="Say what: --instructions TEXT, --file PATH, or both.")
+    envelope = _envelope(
+        {
+            "task_id": task_id or stem or new_task_id(),
+            "from": coordinator,
+            "to": to,
+            "type": type_,
+            "priority": priority,
+            "reply_to": f"results.{coordinator}" if reply_to is None else reply_to,
+            "instructions": DO_CONTEXT if instructions is None else instructions,
+            "expected_output": {"format": output_format, "artifacts": expect or []},
+            "ttl_seconds": None if ttl is None else seconds("--ttl", ttl),
+            "timeout_seconds": None if timeout is None else seconds("--timeout", timeout),
+            "max_attempts": max_attempts,
+            "not_before": _not_before(delay, at),
+            "labels": _labels(label or [], repo, base),
+            "traceparent": traceparent,
+            "context_ref": context.ref if context else None,
+            "context_sha256": context.sha256 if context and context.ref else None,
+        }
+    )
     registered = _run(app, envelope, context.data if context and not context.ref else None)
     if json:
         echo_json(registered.envelope)
@@ -83,46 +115,72 @@ def submit(
         say(f"{registered.envelope.task_id} was registered before, with the same content")
 
 
-def _run(app: Any, envelope: Any, context: bytes | None) -> Any:
+def _run(app: "App", envelope: "Envelope", context: bytes | None) -> "Registered":
     import asyncio
 
     return asyncio.run(app.submit(envelope, context))
 
 
-def _context(store: Any, file: str | None, ref: str | None) -> tuple[Any, str | None]:
+def _envelope(request: dict[str, Any]) -> "Envelope":
+    from agentq.messages import Envelope
+
+    try:
+        return Envelope.model_validate(request)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(step for step in first["loc"] if isinstance(step, str))
+        what = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+        raise Invalid(f"{FLAGS.get(field, field)}: {what}", hint="See: agentq submit --help") from error
+
+
+def _context(app: "App", file: str | None, ref: str | None) -> "tuple[Context | None, str | None]":
+    """The context document, and the id that its file gives the task."""
     from agentq.context import Context, check_text, context_at, read_context, task_id_of
 
-    if file and ref:
+    if file is not None and ref is not None:
         raise Invalid("--file and --context-ref name two contexts", hint="Give one of them.")
-    if ref:
-        return context_at(store, ref), None
+    if ref is not None:
+        return context_at(app.store, ref), None
     if file == "-":
         return Context(check_text(sys.stdin.buffer.read(), "standard input")), None
-    if file:
-        return read_context(store, Path(file)), task_id_of(Path(file))
+    if file is not None:
+        return read_context(app.store, Path(file)), task_id_of(Path(file))
     return None, None
 
 
-def _not_before(delay: str | None, at: str | None, now: Any) -> Any:
+def _not_before(delay: str | None, at: str | None) -> "datetime | None":
     from datetime import timedelta
 
-    if delay and at:
+    from agentq.messages import LONGEST_SECONDS, utc_now
+
+    if delay is not None and at is not None:
         raise Invalid("--delay and --at name two times", hint="Give one of them.")
-    if delay:
-        return now + timedelta(seconds=seconds(delay))
-    return moment(at) if at else None
+    if delay is not None:
+        return utc_now() + timedelta(seconds=seconds("--delay", delay))
+    if at is None:
+        return None
+    when = moment("--at", at)
+    if when > utc_now() + timedelta(seconds=LONGEST_SECONDS):
+        raise Invalid(f"--at {at!r} is too far off", hint=f"At most {LONGEST_SECONDS // 86400} days.")
+    return when
 
 
 def _labels(pairs: list[str], repo: str | None, base: str | None) -> dict[str, str]:
     labels = dict(pair.partition("=")[::2] for pair in pairs if _is_pair(pair))
-    if repo:
-        labels["repo"] = repo if "://" in repo else str(Path(repo).resolve())
-    if base:
+    if repo is not None:
+        labels["repo"] = _folder(repo)
+    if base is not None:
         labels["base"] = base
     return labels
 
 
 def _is_pair(text: str) -> bool:
     if "=" not in text or text.startswith("="):
-        raise Invalid(f"{text!r} is no label", hint="Write --label key=value.")
+        raise Invalid(f"--label {text!r} is no label", hint="Write --label key=value.")
     return True
+
+
+def _folder(repo: str) -> str:
+    if not repo.strip() or "://" in repo:
+        raise Invalid(f"--repo {repo!r} is no folder", hint="Name a clone on the worker's machine.")
+    return str(Path(repo).resolve())

@@ -11,7 +11,6 @@ import typer
 from agentq.errors import Invalid
 from agentq.messages import LONGEST_SECONDS, Completion, Message, is_key
 
-
 _RULE = "letters, digits, '.', '_' and '-', starting with a letter or digit, at most {} long."
 
 
@@ -38,25 +37,29 @@ Broker = Annotated[
 ]
 Store = Annotated[str | None, typer.Option("--store", metavar="URL", help="A folder or file:///…", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-TaskId = Annotated[
-    str, typer.Argument(metavar="ID", help="The task's id.", show_default=False, callback=_checked_id)
-]
+TaskId = Annotated[str, typer.Argument(metavar="ID", help="The task's id.", show_default=False, callback=_checked_id)]
 TaskIds = Annotated[
-    list[str], typer.Argument(metavar="ID...", help="The tasks' ids.", show_default=False, callback=_checked_ids)
+    list[str], typer.Argument(metavar="ID", help="The tasks' ids.", show_default=False, callback=_checked_ids)
 ]
 SomeIds = Annotated[
-    list[str] | None, typer.Argument(metavar="[ID]...", help="Only these.", show_default=False, callback=_checked_ids)
+    list[str] | None, typer.Argument(metavar="ID", help="Only these.", show_default=False, callback=_checked_ids)
 ]
 NewId = Annotated[
     str | None,
-    typer.Option("--id", help="Your own id; makes repeating safe.", show_default=False, callback=_checked_id),
+    typer.Option(
+        "--id", metavar="ID", help="Your own id; makes repeating safe.", show_default=False, callback=_checked_id
+    ),
 ]
 Sender = Annotated[
     str | None,
-    typer.Option("--from", help="The coordinator; its inbox gets the completion.", callback=_checked_name),
+    typer.Option("--from", metavar="NAME", help="The coordinator, who gets the completion.", callback=_checked_name),
 ]
-By = Annotated[str, typer.Option("--from", help="Who says so.", show_default=False, callback=_checked_name)]
-Whose = Annotated[str | None, typer.Option("--for", help="Whose inbox.", show_default=False, callback=_checked_name)]
+By = Annotated[str, typer.Option("--from", metavar="NAME", help="Who says so.", callback=_checked_name)]
+Whose = Annotated[str | None, typer.Option("--for", metavar="NAME", help="Whose inbox.", callback=_checked_name)]
+Runner = Annotated[
+    str | None,
+    typer.Option(metavar="COMMAND", envvar="AGENTQ_RUNNER", help="The agent's command, instead of the profile's."),
+]
 TakeOver = Annotated[bool, typer.Option("--take-over", help="End a running attempt too.")]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -112,7 +115,7 @@ def one_line(text: str | None) -> str:
 
 def quoted(text: str) -> str:
     """The text with a bar before each line: whatever it says, it is seen to be somebody else's."""
-    return "\n".join(f"| {line}".rstrip() for line in visible(text).split("\n"))
+    return "\n".join(f"| {line}".rstrip() for line in text.split("\n"))
 
 
 def echo_json(value: Message | Sequence[Message] | dict[str, Any] | list[Any]) -> None:

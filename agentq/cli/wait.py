@@ -19,7 +19,7 @@ app = command()
 @app.command()
 def wait(
     ids: TaskIds,
-    timeout: Annotated[str | None, typer.Option(help="Give up after: 90, 10m, 2h.")] = None,
+    timeout: Annotated[str | None, typer.Option(metavar="TIME", help="Give up after: 90, 10m, 2h.")] = None,
     json: AsJson = False,
     store: Store = None,
 ) -> None:

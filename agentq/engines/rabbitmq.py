@@ -237,7 +237,7 @@ class RabbitMQEngine:
         """
         link = Link(self._settings, "look")
         try:
-            async with link.asking("wait for another one who looks at the dead letters"):
+            async with link.asking("take a turn at the dead letters"):
                 await self._take_turn(link)
             yield link
         finally:

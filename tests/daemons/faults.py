@@ -2,7 +2,7 @@
 
 A fault is a sentence: `die before put_new attempts/*/1.json`, `die after 2 put attempts/*.lease.json` (the second
 one), `stall before put inbox/*` (until the flag `go` is there; `stalled` says that it waits), `lose after put_new
-results/*` (done, but the answer is lost), `refuse before put *` (for as long as the flag `away` is there).
+results/*` (done, but the answer is lost; `lost` says so), `refuse before put *` (for as long as the flag `away` is there).
 The steps of the engine are `publish task|guard`, `notify`, `dead_letter`, `receive`, `ack` and `refuse`.
 """
 
@@ -31,8 +31,8 @@ def install(sentences: Sequence[str], flags: Path) -> None:
         return
     plan = Plan([Fault.parse(sentence) for sentence in sentences], flags)
     open_store, open_engine = agentq.app.open_store, agentq.app.open_engine
-    agentq.app.open_store = lambda url: FaultyStore(open_store(url), plan)  # type: ignore[assignment,return-value]
-    agentq.app.open_engine = lambda settings: FaultyEngine(open_engine(settings), plan)  # type: ignore
+    agentq.app.open_store = lambda url: FaultyStore(open_store(url), plan)
+    agentq.app.open_engine = lambda settings: FaultyEngine(open_engine(settings), plan)
 
 
 @dataclass(slots=True)
@@ -80,6 +80,7 @@ class Plan:
                 os.kill(os.getpid(), signal.SIGKILL)
             elif fault.act == "lose":
                 self.faults.remove(fault)
+                (self.flags / "lost").touch()
                 raise StoreUnavailable(f"no answer to {step}")
             elif fault.act == "refuse" and (self.flags / "away").exists():
                 (self.flags / "refused").touch()

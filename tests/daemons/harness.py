@@ -132,7 +132,7 @@ class Deployment:
     def __init__(self, home: Path, nursery: Nursery, system: EngineUnderTest, settings: Mapping[str, str]) -> None:
         self.home, self.system = home, system
         self.agent = system.agent
-        self.desk, self.flags, self.store_path = home / "desk", home / "flags", home / "store"
+        self.desk, self.flags, self.store_path = home / "desk", home / "flags", home / "disk" / "store"
         self.data, self.logs = home / "data", home / "logs"
         self.workers: list[Process] = []
         self._nursery = nursery
@@ -230,6 +230,10 @@ class Deployment:
     def raise_flag(self, name: str) -> None:
         """Set a flag for the faults."""
         (self.flags / name).touch()
+
+    def lower_flag(self, name: str) -> None:
+        """Unset it."""
+        (self.flags / name).unlink()
 
     def see_flag(self, name: str) -> None:
         """Wait for a fault to say something."""
@@ -334,8 +338,8 @@ class Deployment:
     def ended(self, task_id: str) -> Completion:
         """Wait until the task has its one result and nothing of it is left to do."""
         until(
-            lambda: self.records.manifest(task_id) and not self.keys("open/") and not self.keys("outbox/"),
-            f"the end of {task_id}; open: {self.keys('open/')}, unpublished: {self.keys('outbox/')}",
+            lambda: self.records.manifest(task_id) and not self.records.is_open(task_id),
+            f"the end of {task_id}; its attempts: {self.keys(f'attempts/{task_id}/')}",
         )
         manifest = self.records.manifest(task_id)
         assert manifest is not None
@@ -362,13 +366,14 @@ class Deployment:
 
     def rest(self) -> None:
         """Drain the workers; nothing is left of anything, and doctor finds nothing."""
+        until(lambda: not list(self.data.glob("scratch/*/*/*")), "the scratch folders to be empty")
         for worker in self.workers:
             worker.send(SIGTERM)
         for worker in self.workers:
             assert worker.wait() in (0, -SIGKILL), worker.said()
         assert not self.left_processes()
-        scratch = [path for path in self.data.glob("scratch/*/*/*")]
-        assert not scratch
+        assert self.keys("open/") == self.keys("outbox/") == []
+        assert not list(self.data.glob("scratch/*/*/*"))
         done = self.cli("doctor")
         assert done.returncode == 0, done.stdout
 
