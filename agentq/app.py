@@ -11,7 +11,7 @@ from agentq.config import Profile, Settings, absolute, find_profile, load_settin
 from agentq.coordinator import Coordinator, Registered
 from agentq.engine import DeadLetter, Declared, Engine, Health
 from agentq.errors import EngineUnavailable, Invalid, NotFound, StoreUnavailable
-from agentq.messages import Envelope, parse_envelope
+from agentq.messages import Envelope, is_key, parse_envelope
 from agentq.records import Records
 from agentq.store import Store
 
@@ -68,6 +68,14 @@ def _without_password(url: str) -> str:
     if parts.password is None:
         return url
     return parts._replace(netloc=f"{parts.username or ''}@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+def _next_id(task_id: str) -> str | None:
+    """The id under which a dead letter's task is tried again: the same for every copy of the letter."""
+    stem, mark, count = task_id.rpartition(".retry-")
+    number, stem = (int(count) + 1, stem) if mark and count.isdecimal() else (1, task_id)
+    found = f"{stem}.retry-{number}"
+    return found if is_key(found, 128) else None
 
 
 def _make_folder(folder: Path) -> None:
@@ -145,6 +153,11 @@ class App:
         """The broker's URLs as they may be shown and written down: without passwords."""
         return tuple(_without_password(url) for url in self.settings.broker)
 
+    @property
+    def has_password(self) -> bool:
+        """Whether the settings in force hold a password for the broker."""
+        return self.settings.rabbitmq.password is not None or self.passwordless_broker != self.settings.broker
+
     # ------------------------------------------------------------------ tasks
 
     def check_target(self, agent: str, task_type: str) -> None:
@@ -198,21 +211,33 @@ class App:
         async with self.engine() as engine:
             return sum([await engine.remove_dead_letter(letter_id) for letter_id in ids])
 
-    async def retry_dead_letter(self, letter: DeadLetter) -> Registered:
-        """Submit what a dead letter asked for again: a finished task as a new one that cites it, else as it was."""
+    async def retry_dead_letter(self, letter: DeadLetter) -> Envelope:
+        """Submit again what a dead letter asked for, then remove it; another letter of that task changes nothing.
+
+        A finished task becomes a new one that cites it, one that has not ended is published again, an unknown one
+        is registered. Raises Invalid for what is no task, or not the one registered under that id.
+        """
         request = parse_envelope(letter.body)
-        with contextlib.suppress(NotFound):
-            known = self.coordinator.envelope(request.task_id)
-            if known.request_sha256 == request.request_digest():
-                request = self.coordinator.retry(request.task_id)
-            else:
-                raise Invalid(
-                    f"{letter.id} has another content than the task registered as {request.task_id}",
-                    hint="Submit it under another id: agentq dlq show prints its body.",
-                )
-        registered = await self.submit(request)
+        known = self._registered(request.task_id)
+        if known and known.request_sha256 != request.request_digest():
+            raise Invalid(
+                f"{letter.id} has another content than the task registered as {request.task_id}",
+                hint="Submit it under another id: agentq dlq show prints its body.",
+            )
+        if known and self.coordinator.status(known.task_id).finished_at is None:
+            async with self.engine() as engine:
+                await self._publish(engine, known)
+            again = known
+        else:
+            request = self.coordinator.retry(known.task_id, _next_id(known.task_id)) if known else request
+            again = (await self.submit(request)).envelope
         await self.remove_dead_letters([letter.id])
-        return registered
+        return again
+
+    def _registered(self, task_id: str) -> Envelope | None:
+        with contextlib.suppress(NotFound):
+            return self.coordinator.envelope(task_id)
+        return None
 
     # ------------------------------------------------------------------ setting up
 

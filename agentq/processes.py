@@ -104,7 +104,8 @@ class ProcessTree:
         if not _LINUX:
             _signal_group(self.leader, signal.SIGKILL)
             return False
-        return _kill_until_gone(self.look, deadline) and not self._strangers(list(_table()))
+        # Orphans are handed to this process, so one without a child has no descendant either.
+        return _is_childless() or _kill_until_gone(self.look, deadline) and not self._strangers(list(_table()))
 
     def close(self) -> None:
         """Forget the tree, once its leader has been reaped."""
@@ -326,6 +327,14 @@ def _with_descendants(roots: Iterable[Process], table: Iterable[Process]) -> lis
             found[process.pid] = process
             waiting += children.get(process.pid, [])
     return list(found.values())
+
+
+def _is_childless() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return True
+    return False
 
 
 def _is_adopted(process: Process) -> bool:

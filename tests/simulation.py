@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
@@ -27,7 +28,7 @@ from agentq.claim import Claims, LookAgain, Park, Refuse, Settle, Start, Terms, 
 from agentq.coordinator import Coordinator, Hand
 from agentq.doctor import Findings, ailments, repair
 from agentq.engine import Guard
-from agentq.errors import AgentqError, Conflict, EngineUnavailable, NothingYet, NotFound, StoreUnavailable
+from agentq.errors import AgentqError, Conflict, EngineUnavailable, NotFound, NothingYet, StoreUnavailable
 from agentq.lifecycle import derive
 from agentq.messages import Completion, Envelope, sha256_hex
 from agentq.papers import Claim, Lease, Owner, Seal, new_token
@@ -443,10 +444,11 @@ class MemoryEngine:
 
 
 class Plan(NamedTuple):
-    """How an attempt goes: for how many renewals its agent runs, and how it ends."""
+    """How an attempt goes: for how many renewals its agent runs, how it ends, and how far apart the renewals are."""
 
     renewals: int
     ending: Literal["done", "failed", "refused", "drained"]
+    pace: float = RENEWAL
 
 
 class HandPlan(NamedTuple):
@@ -497,6 +499,9 @@ class World:
         self.by_hand: list[Completion] = []
         self.submitted: list[Envelope] = []
         self.acknowledged = False
+        self._forged = self._request("forged").model_copy(update={"request_sha256": "0" * 64, "store": MemoryStore.url})
+        self._written_at: dict[str, float] = {}
+        self._hopeless: set[int] = set()
         self._processes = itertools.count(1)
         self._state: str | None = None
 
@@ -525,8 +530,7 @@ class World:
         if plan.foreign:
             self.engine.push(self._foreign())
         if plan.forged:
-            forged = self._request("other").model_copy(update={"request_sha256": "0" * 64, "store": MemoryStore.url})
-            self.engine.push(forged.to_json(), Guard(1, 0, "forged"))
+            self.engine.push(self._forged.to_json(), Guard(1, 0, "forged"))
         for number in range(2):
             self._add_worker(f"worker-{number}", slots=plan.slots)
         self._add_worker("steady", slots=1, immortal=True)
@@ -653,7 +657,7 @@ class World:
     def _handle(self, claims: Claims, message: Message) -> None:
         looked = False
         while True:
-            verdict = patiently(lambda: claims.pick_up(message.body, message.guard, self.now(), looked))
+            verdict = patiently(partial(claims.pick_up, message.body, message.guard, self.now(), looked))
             if not isinstance(verdict, LookAgain):
                 break
             self.stage.sleep(verdict.after)
@@ -711,9 +715,8 @@ class World:
         verdict = claims.decide(task_id, may_start=False)
         if isinstance(verdict, Settle):
             self._settle(claims.records, verdict.manifest)
-        elif isinstance(verdict, Park) and verdict.guard is None and not verdict.delay and (claim or empty):
-            if claim or stood_still:
-                run(self.engine.publish(verdict.envelope))
+        elif verdict == Park(papers.envelope, 0.0, "released") and (claim or (empty and stood_still)):
+            run(self.engine.publish(papers.envelope))
 
     # ------------------------------------------------------------------ promises that hold at every step
 
@@ -726,6 +729,8 @@ class World:
         own_end = self.records.ended(TASK, number)
         if papers is None or (papers.seal and own_end is None):
             raise Broken(f"attempt {number} starts although the task is sealed")
+        if number in self._hopeless:
+            raise Broken(f"attempt {number} starts although the task was cancelled before it was claimed")
         if not self.scenario.stalls:
             for other, actor in self.running.items():
                 end = self.records.ended(TASK, other)
@@ -735,15 +740,26 @@ class World:
 
     def _observe(self, key: str) -> None:
         """A paper was created: the state may change, but not back."""
+        self._written_at[key] = self.stage.clock
         papers = self.records.papers(TASK)
         if papers is None:
             return
+        if papers.running and self.records.cancel_asked(TASK) and key.endswith(f"/{papers.running.attempt}.json"):
+            self._hopeless.add(papers.running.attempt)
+        if papers.manifest and key.startswith("results/"):
+            self._check_the_committer(papers.manifest)
         state = derive(papers, self.now()).state
         if self._state in ENDED and state != self._state:
             raise Broken(f"the state was {self._state} and is {state}, by {key}")
         if papers.manifest and state != papers.manifest.status:
             raise Broken(f"there is a manifest, and the state is {state}")
         self._state = state
+
+    def _check_the_committer(self, manifest: Completion) -> None:
+        """An owner that does not stall looks before it commits."""
+        ended_at = self._written_at.get(f"attempts/{TASK}/{manifest.attempt}.end.json", self.stage.clock)
+        if not self.scenario.stalls and ended_at < self.stage.clock:
+            raise Broken(f"attempt {manifest.attempt} was ended long ago, and commits")
 
     # ------------------------------------------------------------------ promises that hold at the end
 
@@ -778,6 +794,8 @@ class World:
             same = paper.owner.started == manifest.from_
         if not same:
             raise Broken(f"the manifest is not of who owns attempt {manifest.attempt}")
+        if manifest.status == "expired" and self.runs:
+            raise Broken("a task that was run has expired")
 
     def _check_that_it_is_settled(self, envelope: Envelope, manifest: Completion) -> None:
         left = [key for key in (f"open/{TASK}", f"outbox/{TASK}") if key in self.objects]
@@ -825,6 +843,10 @@ class World:
         for request in self.submitted:
             if request.request_digest() != envelope.request_sha256:
                 raise Broken("somebody was told that another content is registered")
+        forged = self._forged.to_json()
+        expected = self.scenario.forged and self.scenario.lose_after is None
+        if expected and forged not in self.engine.dead_bodies:
+            raise Broken("a forged message was not dead-lettered")
         for completion in self.by_hand:
             if completion != manifest:
                 raise Broken("somebody was told that it is ended by hand, and it is not")
@@ -851,7 +873,7 @@ class Attempt:
         if self._stop is None:
             self._world.starts(self._start)
             for _ in range(self._plan.renewals):
-                self._world.stage.sleep(RENEWAL)
+                self._world.stage.sleep(self._plan.pace)
                 self._keep()
                 if self._stop:
                     break

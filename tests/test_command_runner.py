@@ -226,10 +226,11 @@ async def test_the_prompt_may_come_as_a_file_and_stdin_is_empty_then(job: Job) -
 
 
 async def test_everything_printed_is_in_the_transcript_as_it_comes(job: Job) -> None:
+    os.mkfifo(job.workdir / "fifo")
     async with running(job, "sh", "-c", "echo ready; echo to stderr >&2; read _ < fifo; echo end") as task:
         assert job.transcript.read_bytes().startswith(b"ready\n")
         assert not task.done()
-        (job.workdir / "fifo").touch()
+        (job.workdir / "fifo").write_text("go on\n")
     ran = await sh(job, "echo once more; echo error >&2")
     assert ran.final_text == "once more\n"
     lines = job.transcript.read_text().splitlines()

@@ -482,3 +482,22 @@ def test_a_folder_that_cannot_be_made_is_an_error_not_a_loop(store: FileStore, m
     fail_at(monkeypatch, "mkdir", errno.ENOSPC)
     with pytest.raises(AgentqError, match="disk is full"):
         store.put_new("attempts/a/1", b"x")
+
+
+def test_a_store_that_vanished_is_away_and_not_empty(tmp_path: Path) -> None:
+    """Neither read as empty nor made anew: what is then written would be lost when the real one comes back."""
+    store = FileStore(tmp_path / "store")
+    assert store.get("tasks/1.json") is None
+    store.put("tasks/1.json", b"1")
+    store.root.rename(tmp_path / "elsewhere")
+    for act in (
+        lambda: store.get("tasks/1.json"),
+        lambda: list(store.keys("tasks/")),
+        lambda: store.put("tasks/1.json", b"2"),
+        lambda: store.put_new("tasks/2.json", b"2"),
+        lambda: store.delete("tasks/1.json"),
+    ):
+        with pytest.raises(StoreUnavailable):
+            act()
+    (tmp_path / "elsewhere").rename(store.root)
+    assert store.get("tasks/1.json") == b"1"

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentq.cli.terms import AsJson, Broker, Store, command, echo, echo_json
-from agentq.errors import ExitCode
+from agentq.cli.terms import AsJson, Broker, Store, command, echo, echo_json, one_line, say
+from agentq.errors import AgentqError, ExitCode
 
 if TYPE_CHECKING:
     from agentq.doctor import Findings
@@ -55,17 +55,30 @@ def _print(app: Any, findings: "Findings", done: list[str]) -> None:
         for note in health.notes:
             echo(f"          {note}")
         for name in health.missing:
-            echo(f"missing   {name}: run agentq init")
-    else:
-        echo(f"engine    {findings.engine_error}\n          → {getattr(findings.engine_error, 'hint', '')}")
+            echo(f"missing   {name}")
+    if findings.engine_error:
+        _print_error("engine", findings.engine_error)
     if findings.store_error:
-        echo(f"store     {findings.store_error}\n          → {findings.store_error.hint}")
+        _print_error("store", findings.store_error)
     else:
         echo(f"store     ok: {app.store.url}")
     for ailment in findings.ailments:
-        echo(f"papers    {ailment.task_id} {ailment.what}{'' if ailment.mendable else ' (not by --repair)'}")
+        echo(f"papers    {ailment.task_id} {one_line(ailment.what)}{'' if ailment.mendable else ' (not by --repair)'}")
     if not findings.ailments and not findings.store_error:
         echo("papers    ok")
+    if _code(findings) == ExitCode.NEEDS_MENDING and not _all_for_hands(findings):
+        say("  → Mend it: agentq doctor --repair")
+
+
+def _print_error(what: str, error: AgentqError) -> None:
+    echo(f"{what:<9} {one_line(str(error))}")
+    if error.hint:
+        echo(f"          → {error.hint}")
+
+
+def _all_for_hands(findings: "Findings") -> bool:
+    missing = findings.health is not None and bool(findings.health.missing)
+    return not missing and not any(ailment.mendable for ailment in findings.ailments)
 
 
 def _plain(app: Any, findings: "Findings", done: list[str]) -> dict[str, Any]:

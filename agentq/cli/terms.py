@@ -32,6 +32,10 @@ def _checked_name(text: str | None) -> str | None:
     return _checked(text, "name", 64)
 
 
+def _checked_names(texts: list[str] | None) -> list[str]:
+    return [text for text in texts or () if _checked_name(text)]
+
+
 Broker = Annotated[
     str | None, typer.Option("--broker", metavar="URL", help="amqp://… or sqlite:///…", show_default=False)
 ]
@@ -59,6 +63,12 @@ Whose = Annotated[str | None, typer.Option("--for", metavar="NAME", help="Whose 
 Runner = Annotated[
     str | None,
     typer.Option(metavar="COMMAND", envvar="AGENTQ_RUNNER", help="The agent's command, instead of the profile's."),
+]
+AgentNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--agent", metavar="NAME", help="An agent without a profile here. Repeatable.", callback=_checked_names
+    ),
 ]
 TakeOver = Annotated[bool, typer.Option("--take-over", help="End a running attempt too.")]
 

@@ -1,16 +1,21 @@
 """`agentq worker`: the daemon."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import shlex
 import signal
 import socket
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentq.cli.terms import Broker, Store, command, say
+from agentq.cli.terms import Broker, Runner, Store, command, say
+from agentq.errors import Invalid
+
+if TYPE_CHECKING:
+    from agentq.app import App
 
 app = command()
 
@@ -22,12 +27,8 @@ def worker() -> None:
 
 @app.command()
 def run(
-    name: Annotated[
-        str, typer.Argument(help="The agent; its profile is workers/<name>/worker.toml.", show_default=False)
-    ],
-    runner: Annotated[
-        str | None, typer.Option(envvar="AGENTQ_RUNNER", help="The agent's command, instead of the profile's.")
-    ] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The agent that its profile names.", show_default=False)],
+    runner: Runner = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
     broker: Broker = None,
     store: Store = None,
@@ -40,12 +41,19 @@ def run(
     )
     for noisy in ("asyncio", "aio_pika", "aiormq"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    asyncio.run(_run(App.load(broker=broker, store=store), name, runner))
+    asyncio.run(_run(App.load(broker=broker, store=store), name, _words(runner)))
     say(f"{name}: ended")
 
 
-async def _run(app: Any, name: str, runner: str | None) -> None:
-    async with app.worker(name, runner=shlex.split(runner or ""), on_ready=lambda: _ready(name)) as daemon:
+def _words(runner: str | None) -> list[str]:
+    try:
+        return shlex.split(runner or "")
+    except ValueError as error:
+        raise Invalid(f"--runner {runner!r} is no command: {error}", hint="Quote it as for a shell.") from error
+
+
+async def _run(app: "App", name: str, runner: list[str]) -> None:
+    async with app.worker(name, runner=runner, on_ready=lambda: _ready(name)) as daemon:
         loop = asyncio.get_running_loop()
         for what in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(what, daemon.drain)
@@ -62,6 +70,6 @@ def _notify(state: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.connect("\0" + address[1:] if address.startswith("@") else address)
         channel.sendall(state.encode())

@@ -143,8 +143,8 @@ class _Watch:
             events: set[asyncio.Future[Any]] = {exited, self._output.trouble}
             left = min(pause, self._time_left())
             await asyncio.wait(events, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            # Whoever was seen once is found again, even when it hides later.
-            await asyncio.to_thread(self._tree.look)
+            if not exited.done():  # whoever was seen once is found again, even when it hides later
+                await asyncio.to_thread(self._tree.look)
             pause = min(2 * pause, _LOOK_SECONDS)
         return None
 

@@ -47,6 +47,7 @@ class FileStore:
         self.root = Path(os.path.normpath(root.absolute()))
         self.url = self.root.as_uri().removesuffix("/")
         self._resolved = os.path.realpath(self.root)
+        self._stood = False
 
     def get(self, key: str) -> bytes | None:
         """The whole object, None when there is none."""
@@ -97,8 +98,10 @@ class FileStore:
         """Remove the object and the folders this leaves empty; nothing happens when there is none."""
         with self._words("delete", key):
             path = self._path(key)
-            with suppress(*_ABSENT):
+            try:
                 path.unlink()
+            except _ABSENT:
+                self._must_stand()
             self._prune(path.parent)
 
     def keys(self, prefix: str) -> Iterator[str]:
@@ -151,25 +154,34 @@ class FileStore:
     def _open(self, key: str) -> BinaryIO | None:
         try:
             descriptor = os.open(self._path(key), _READ)
-        except NotADirectoryError:
-            self._must_be_a_folder()
+        except (FileNotFoundError, NotADirectoryError):
+            self._must_stand()
             return None
-        except FileNotFoundError:
-            return None
+        self._stood = True
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return os.fdopen(descriptor, "rb")
         os.close(descriptor)
         return None
 
-    def _must_be_a_folder(self) -> None:
-        if self.root.exists() and not self.root.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    def _must_stand(self) -> None:
+        """Raise when the root is gone that was there, or cannot be made: a store that is away is not an empty one."""
+        stood = self._stood
+        try:
+            mode = self.root.stat().st_mode
+        except FileNotFoundError:
+            if stood or not self.root.parent.is_dir():
+                raise
+        else:
+            if not stat.S_ISDIR(mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            self._stood = True
 
     @contextmanager
     def _temporary(self, path: Path, chunks: Iterable[bytes], *, durable: bool) -> Iterator[Path]:
         """A finished file beside `path`, which is gone afterwards whatever happens."""
         temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
         descriptor = self._in_folder(path.parent, lambda: os.open(temporary, _CREATE, 0o666))
+        self._stood = True
         try:
             try:
                 _pour(chunks, descriptor)
@@ -185,11 +197,9 @@ class FileStore:
     def _in_folder(self, folder: Path, act: Callable[[], T]) -> T:
         """Act, creating the folder as often as a deleter removes it first."""
         for _ in range(_FOLDER_RACES):
-            try:
+            with suppress(FileNotFoundError):
                 return act()
-            except FileNotFoundError:
-                if not self.root.parent.is_dir():
-                    raise
+            self._must_stand()
             with suppress(FileNotFoundError):
                 self._make_folder(folder)
         return act()
@@ -236,6 +246,8 @@ class FileStore:
     def _walk(self, folder: Path, prefix: str) -> Iterator[str]:
         with self._words("list", prefix):
             names = sorted(_names(folder))
+            if not names:
+                self._must_stand()
         for name in names:
             if name.endswith("/"):
                 yield from self._walk(folder / name, prefix + name)

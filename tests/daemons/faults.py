@@ -2,7 +2,7 @@
 
 A fault is a sentence: `die before put_new attempts/*/1.json`, `die after 2 put attempts/*.lease.json` (the second
 one), `stall before put inbox/*` (until the flag `go` is there; `stalled` says that it waits), `lose after put_new
-results/*` (done, but the answer is lost; `lost` says so), `refuse before put *` (for as long as the flag `away` is there).
+results/*` (done, but the answer is lost; `lost` says so), `refuse before put *` (as long as the flag `away` is there).
 The steps of the engine are `publish task|guard`, `notify`, `dead_letter`, `receive`, `ack` and `refuse`.
 """
 

@@ -333,6 +333,10 @@ class Deployment:
         """The processes that agents left behind."""
         return dict(_processes_with(f"DESK={self.desk}".encode()))
 
+    def stop_process(self, pid: int, what: Signals) -> None:
+        """Send a signal to a process of an agent."""
+        os.kill(pid, what)
+
     # ------------------------------------------------------------------ how it must be in the end
 
     def ended(self, task_id: str) -> Completion:
