@@ -70,7 +70,7 @@ class Coordinator:
             }
         )
         found = self._records.envelope(envelope.task_id)
-        if found is None:
+        if found is None or self._lost_its_mark(found.task_id):
             found = self._write(envelope, context)
         if found.request_sha256 != envelope.request_sha256:
             raise Conflict(
@@ -96,6 +96,10 @@ class Coordinator:
                 hint="Put the long part into a file and give it with --file.",
             )
         return request, context
+
+    def _lost_its_mark(self, task_id: str) -> bool:
+        """True for a task that nobody settled and that no sweep would find: its submit died while `doctor` mended."""
+        return not self._records.is_open(task_id) and self._records.manifest(task_id) is None
 
     def _write(self, envelope: Envelope, context: bytes | None) -> Envelope:
         if context is not None:
@@ -254,17 +258,17 @@ class Coordinator:
         while True:
             papers = self._known(task_id)
             if papers.manifest or papers.seal:
-                return self._was_ended(papers, hand)
+                self._was_ended(papers, hand)
             if papers.running:
                 self._take_over(papers, papers.running, hand, take_over=take_over)
                 continue
             manifest = seal(self._records, papers, self._by_hand(papers, hand), by=hand.by)
-            if manifest:
-                settle_in_store(self._records, manifest)
-            if manifest and manifest.attempt != papers.next_number:  # an attempt taken over was first to commit
-                return self._was_ended(papers, hand)
-            if manifest:
-                return manifest
+            if manifest is None:
+                continue
+            settle_in_store(self._records, manifest)
+            if manifest.attempt != papers.next_number:  # the attempt that was taken over was first to commit
+                self._was_ended(papers, hand)
+            return manifest
 
     def _was_ended(self, papers: Papers, hand: Hand) -> NoReturn:
         manifest = papers.manifest or self.result(papers.envelope.task_id)

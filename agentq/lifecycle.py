@@ -165,7 +165,10 @@ def _running(claim: Claim, attempt: Attempt, *, silent: bool) -> dict[str, objec
 
 def backoff(first: float, factor: float, longest: float, counted: int) -> float:
     """Seconds to wait after that many counted attempts: exponential, bounded."""
-    return float(min(longest, first * factor ** max(0, counted - 1)))
+    try:
+        return float(min(longest, first * factor ** max(0, counted - 1)))
+    except OverflowError:
+        return longest
 
 
 def earlier_reasons(attempts: Sequence[Attempt]) -> list[str]:

@@ -1,33 +1,55 @@
-"""Blocking steps off the event loop, repeated while the store is unavailable."""
+"""Steps that are repeated until they are done: blocking ones while the store is away, and cancelling."""
 
 import asyncio
+import functools
 import logging
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
 
-from agentq.errors import StoreUnavailable
+from agentq.errors import AgentqError, StoreUnavailable, Unavailable
 
 log = logging.getLogger("agentq")
+
+CANCEL_SECONDS = 1.0
 
 T = TypeVar("T")
 
 
 async def patiently(step: Callable[[], T]) -> T:
     """Run a blocking step in a thread and repeat it for as long as it raises StoreUnavailable; the step is safe to
-    repeat. Waits up to 5 s between tries."""
+    repeat."""
+    return await repeated(lambda: asyncio.to_thread(step), StoreUnavailable, "store")
+
+
+async def repeated(step: Callable[[], Awaitable[T]], until_not: type[Unavailable], what: str) -> T:
+    """Repeat a step for as long as it raises that error, and say so; waits up to 5 s between tries."""
     async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type(StoreUnavailable),
-        wait=wait_exponential_jitter(initial=0.1, max=5.0),
-        before_sleep=_say,
+        retry=retry_if_exception_type(until_not),
+        wait=wait_exponential_jitter(initial=0.05, max=5.0, jitter=0.2),
+        before_sleep=functools.partial(_say, what),
     ):
         with attempt:
-            return await asyncio.to_thread(step)
-    raise AssertionError("unreachable: retried without end")
+            return await step()
+    raise AssertionError("unreachable: repeated without end")
 
 
-def _say(state: RetryCallState) -> None:
+async def cancelled(*tasks: "asyncio.Future[Any]") -> None:
+    """Cancel tasks until they have ended; what they raise is dropped.
+
+    Again every second: a client library may make another error of a cancellation, and a loop go on after that.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_SECONDS)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _say(what: str, state: RetryCallState) -> None:
     if state.attempt_number in (1, 10) or state.attempt_number % 100 == 0:
         error = state.outcome.exception() if state.outcome else None
-        log.warning("the store is unavailable, trying again: %s", error)
+        hint = f" ({error.hint})" if isinstance(error, AgentqError) and error.hint else ""
+        log.warning("the %s is unavailable, trying again: %s%s", what, error, hint)

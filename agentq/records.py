@@ -63,7 +63,7 @@ class Records:
         task_id = envelope.task_id
         self.open(task_id, published=published)
         found = self._first(f"tasks/{task_id}.json", envelope)
-        if not self.is_open(task_id) and self.manifest(task_id) is None:  # `forget` came in between
+        if not self.is_open(task_id):  # `forget` came in between
             self.open(task_id, published=published)
         return found
 

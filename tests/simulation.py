@@ -29,9 +29,9 @@ from agentq.coordinator import Coordinator, Hand
 from agentq.doctor import Findings, ailments, repair
 from agentq.engine import Guard
 from agentq.errors import AgentqError, Conflict, EngineUnavailable, NotFound, NothingYet, StoreUnavailable
-from agentq.lifecycle import derive
+from agentq.lifecycle import Papers, derive
 from agentq.messages import Completion, Envelope, sha256_hex
-from agentq.papers import Claim, Lease, Owner, Seal, new_token
+from agentq.papers import Attempt, Claim, Lease, Owner, Seal, new_token
 from agentq.records import Records, evidence_prefix
 from agentq.settle import REPORT, commit, completion_of, settle
 from agentq.store import Stored
@@ -140,21 +140,29 @@ def _must_be_mutable(key: str) -> None:
 
 
 class Turn(NamedTuple):
-    """Who goes next (of those who can), for how many steps, and what happens at the last of them."""
+    """Who goes next (of those who can), for how many steps, and what happens at the last of them.
+
+    With `writes` only writes count, so that the turn ends just before one.
+    """
 
     who: int
     steps: int
     fault: Fault | None = None
+    writes: bool = False
 
 
 @dataclass(eq=False)
 class Actor:
-    """A thread that runs only while it holds the baton; actors of one process crash together."""
+    """A thread that runs only while it holds the baton; actors of one process crash together.
+
+    An immortal one does not crash, and a spared one does not even meet an outage.
+    """
 
     name: str
     process: int
     body: Callable[[], object]
     immortal: bool = False
+    spared: bool = False
     wake: float = 0.0
     ready: Callable[[], bool] | None = None
     finished: bool = False
@@ -176,12 +184,14 @@ class Stage:
         self.dead: set[int] = set()
         self.timers: Callable[[], list[float]] = list
         self.on_crash: Callable[[int], None] = lambda process: None
+        self.on_time: Callable[[], None] = lambda: None
         self.trace: list[str] = []
         self._turns = iter(turns)
         self._stalls = stalls
         self._current: Actor | None = None
         self._steps_left = 0
         self._fault: Fault | None = None
+        self._by_writes = False
         self._in_flight: list[Callable[[], object]] = []
         self._steps = 0
         self._over = False
@@ -226,15 +236,16 @@ class Stage:
 
     def step(self, effect: Callable[[], T], *, writes: bool = False, error: type[AgentqError] = StoreUnavailable) -> T:
         """Take part in the world once: the baton may go round first, and this step may be the one that fails."""
-        if self._steps_left <= 0:
-            self._yield()
         self._must_live()
+        while self._steps_left <= 0 and (writes or not self._by_writes):
+            self._yield()
         self._steps += 1
         if self._steps > self.STEP_LIMIT:
             raise Broken("the world does not come to rest")
-        self._steps_left -= 1
-        fault = self._fault if self._steps_left == 0 else None
-        if fault is None or (fault.startswith("crash") and self.current.immortal):
+        counts = writes or not self._by_writes
+        self._steps_left -= counts
+        fault = self._fault if counts and self._steps_left == 0 else None
+        if fault is None or self.current.spared or (self.current.immortal and fault.startswith("crash")):
             return effect()
         return self._fail(fault, effect, writes, error)
 
@@ -242,7 +253,6 @@ class Stage:
         """Do nothing until that much time has passed."""
         self.current.wake = self.clock + seconds
         self._yield()
-        self._must_live()
 
     def wait(self, ready: Callable[[], bool]) -> None:
         """Do nothing until something is the case."""
@@ -250,7 +260,6 @@ class Stage:
         while not ready():
             self.current.ready = ready
             self._yield()
-            self._must_live()
             self.current.ready = None
 
     # ------------------------------------------------------------------ faults
@@ -293,6 +302,7 @@ class Stage:
         me = self.current
         if self._pass_on() is not me:
             me.baton.acquire()
+        self._must_live()
 
     def _pass_on(self) -> Actor | None:
         """Choose who goes next and hand the baton over; None when nothing moves any more."""
@@ -317,12 +327,12 @@ class Stage:
                 continue
             turn = next(self._turns, None)
             if turn is None:
-                self._steps_left, self._fault = self.STEP_LIMIT, None
+                self._steps_left, self._fault, self._by_writes = self.STEP_LIMIT, None, False
                 return self._current if self._current in able else able[0]
             events = [self._land] * bool(self._in_flight) + [self._advance] * self._stalls
             number = turn.who % (len(able) + len(events))
             if number < len(able):
-                self._steps_left, self._fault = turn.steps, turn.fault
+                self._steps_left, self._fault, self._by_writes = turn.steps, turn.fault, turn.writes
                 return able[number]
             events[number - len(able)]()
 
@@ -347,6 +357,7 @@ class Stage:
         if not later:
             return False
         self.clock = min(later)
+        self.on_time()
         return True
 
 
@@ -465,6 +476,8 @@ class Scenario:
 
     turns: tuple[Turn, ...] = ()
     stalls: bool = False
+    registered: bool = False
+    workers: int = 2
     submitters: tuple[Literal["same", "other"], ...] = ("same",)
     foreign: bool = False
     forged: bool = False
@@ -501,9 +514,10 @@ class World:
         self.acknowledged = False
         self._forged = self._request("forged").model_copy(update={"request_sha256": "0" * 64, "store": MemoryStore.url})
         self._written_at: dict[str, float] = {}
-        self._hopeless: set[int] = set()
+        self._too_late: set[int] = set()
         self._processes = itertools.count(1)
         self._state: str | None = None
+        self.stage.on_time = self._time_passes
 
     def play(self) -> None:
         """Run the scenario to its end and check every promise."""
@@ -525,13 +539,15 @@ class World:
 
     def _cast(self) -> None:
         plan = self.scenario
+        if plan.registered:
+            self._register_before()
         for content in plan.submitters:
             self._add("submitter", lambda content=content: self._submit(self._request(content)))
         if plan.foreign:
             self.engine.push(self._foreign())
         if plan.forged:
             self.engine.push(self._forged.to_json(), Guard(1, 0, "forged"))
-        for number in range(2):
+        for number in range(plan.workers):
             self._add_worker(f"worker-{number}", slots=plan.slots)
         self._add_worker("steady", slots=1, immortal=True)
         for number, hand in enumerate(plan.hands):
@@ -545,12 +561,16 @@ class World:
         if plan.sweeper:
             self._add("sweeper", lambda: self._sweep(rounds=2))
         if plan.doctor:
-            self._add("doctor", self._repair, immortal=True)
+            self._add("doctor", self._repair, spared=True)
 
-    def _add(self, name: str, body: Callable[[], object], *, process: int | None = None, immortal: bool = False) -> int:
-        process = process or next(self._processes)
-        self.stage.add(Actor(name, process, body, immortal))
-        return process
+    def _register_before(self) -> None:
+        registered = Coordinator(self.records).register(self._request("same"))
+        self.records.published(TASK)
+        for _ in range(1 + self.scenario.copies):
+            self.engine.push(registered.envelope.to_json())
+
+    def _add(self, name: str, body: Callable[[], object], *, process: int | None = None, **kind: bool) -> None:
+        self.stage.add(Actor(name, process or next(self._processes), body, **kind))
 
     def _add_worker(self, name: str, *, slots: int, immortal: bool = False) -> None:
         process = next(self._processes)
@@ -663,7 +683,7 @@ class World:
             self.stage.sleep(verdict.after)
             looked = True
         if isinstance(verdict, Start):
-            verdict = Attempt(self, claims, verdict, message).run()
+            verdict = Run(self, claims, verdict, message).run()
         self._apply(claims.records, verdict, message)
 
     def _apply(self, records: Records, verdict: Verdict, message: Message) -> None:
@@ -720,6 +740,20 @@ class World:
 
     # ------------------------------------------------------------------ promises that hold at every step
 
+    def hands_out(self, start: Start) -> None:
+        """A claim is handed to its owner, to be run."""
+        if start.claim.attempt in self._too_late:
+            raise Broken(f"attempt {start.claim.attempt} was claimed after the task had a result")
+
+    def ends(self, start: Start, pace: float) -> None:
+        """An agent has ended, by itself or because its worker stopped it."""
+        number = start.claim.attempt
+        del self.running[number]
+        lost = [self._written_at.get(key) for key in (f"attempts/{TASK}/{number}.end.json", f"results/{TASK}.json")]
+        lost_at = min((moment for moment in lost if moment is not None), default=self.stage.clock)
+        if not self.scenario.stalls and self.stage.clock - lost_at > 3 * pace:
+            raise Broken(f"attempt {number} goes on although it was lost")
+
     def starts(self, start: Start) -> None:
         """An agent is started."""
         number = start.claim.attempt
@@ -729,8 +763,9 @@ class World:
         own_end = self.records.ended(TASK, number)
         if papers is None or (papers.seal and own_end is None):
             raise Broken(f"attempt {number} starts although the task is sealed")
-        if number in self._hopeless:
-            raise Broken(f"attempt {number} starts although the task was cancelled before it was claimed")
+        earlier = papers.attempts[number - 2].end if number > 1 else None
+        if earlier and earlier.retry_at and earlier.retry_at > self.now():
+            raise Broken(f"attempt {number} starts before it is due")
         if not self.scenario.stalls:
             for other, actor in self.running.items():
                 end = self.records.ended(TASK, other)
@@ -744,16 +779,34 @@ class World:
         papers = self.records.papers(TASK)
         if papers is None:
             return
-        if papers.running and self.records.cancel_asked(TASK) and key.endswith(f"/{papers.running.attempt}.json"):
-            self._hopeless.add(papers.running.attempt)
+        if papers.last and key == f"attempts/{TASK}/{papers.last.number}.json":
+            self._check_the_claim(papers.last)
         if papers.manifest and key.startswith("results/"):
             self._check_the_committer(papers.manifest)
+        self._observe_state(papers, key)
+
+    def _time_passes(self) -> None:
+        papers = self.records.papers(TASK)
+        if papers:
+            self._observe_state(papers, "time")
+
+    def _observe_state(self, papers: Papers, key: str) -> None:
         state = derive(papers, self.now()).state
         if self._state in ENDED and state != self._state:
             raise Broken(f"the state was {self._state} and is {state}, by {key}")
         if papers.manifest and state != papers.manifest.status:
             raise Broken(f"there is a manifest, and the state is {state}")
         self._state = state
+
+    def _check_the_claim(self, attempt: Attempt) -> None:
+        """A number was taken: not for a run when it is known that there is nothing to run."""
+        if isinstance(attempt.paper, Seal):
+            return
+        if self.records.manifest(TASK):
+            self._too_late.add(attempt.number)
+        cancelled_at = self._written_at.get(f"controls/{TASK}/cancel.json", self.stage.clock)
+        if not self.scenario.stalls and cancelled_at < self.stage.clock:
+            raise Broken(f"attempt {attempt.number} is claimed although the task was cancelled long ago")
 
     def _check_the_committer(self, manifest: Completion) -> None:
         """An owner that does not stall looks before it commits."""
@@ -848,11 +901,11 @@ class World:
         if expected and forged not in self.engine.dead_bodies:
             raise Broken("a forged message was not dead-lettered")
         for completion in self.by_hand:
-            if completion != manifest:
+            if completion != manifest or not completion.from_.startswith("hand"):
                 raise Broken("somebody was told that it is ended by hand, and it is not")
 
 
-class Attempt:
+class Run:
     """What `AttemptRun` does in a worker, one step after the other."""
 
     def __init__(self, world: World, claims: Claims, start: Start, message: Message) -> None:
@@ -869,6 +922,7 @@ class Attempt:
         self._stop: Stop | None = None
 
     def run(self) -> Verdict:
+        self._world.hands_out(self._start)
         self._look()
         if self._stop is None:
             self._world.starts(self._start)
@@ -877,7 +931,7 @@ class Attempt:
                 self._keep()
                 if self._stop:
                     break
-            del self._world.running[self._number]
+            self._world.ends(self._start, self._plan.pace)
         return self._finish()
 
     def _look(self) -> None:
