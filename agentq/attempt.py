@@ -30,7 +30,7 @@ from agentq.evidence import (
 from agentq.lifecycle import backoff
 from agentq.messages import Outcome, Usage, sha256_hex, utc_now
 from agentq.papers import Lease, Proposal, new_token
-from agentq.patience import patiently
+from agentq.patience import cancelled, patiently
 from agentq.prompt import render
 from agentq.records import Records, evidence_prefix
 from agentq.runner import Job, Ran, Runner
@@ -167,8 +167,7 @@ class AttemptRun:
             self._scratch.release()  # what is in it is brought in as late evidence
             raise
         finally:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
+            await cancelled(keeping)
         await asyncio.to_thread(self._clean)
         return verdict
 
@@ -193,7 +192,9 @@ class AttemptRun:
             await asyncio.wait({agent, stopped}, return_when=asyncio.FIRST_COMPLETED)
             return agent.result() if agent.done() else Ran("stopped", self.keeper.stop)
         finally:
-            await _cancel(agent, stopped)
+            agent.cancel()  # once: a second time would take the rest of its grace from it
+            stopped.cancel()
+            await asyncio.gather(agent, stopped, return_exceptions=True)
 
     def _prepare(self) -> Job:
         """Make the attempt's folders and prompt; raises Invalid for what no further attempt could mend."""
@@ -414,9 +415,3 @@ class AttemptRun:
             with contextlib.suppress(AgentqError):
                 self._workspace.remove()
         self._scratch.remove()
-
-
-async def _cancel(*tasks: "asyncio.Task[object]") -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,17 +1,18 @@
 """What a daemon that was killed left on this host: brought into the store as late evidence, then removed."""
 
+import contextlib
 import logging
 from pathlib import Path
 
 from agentq.config import Profile
-from agentq.errors import AgentqError, StoreUnavailable
-from agentq.evidence import TEST_OUTPUT, TRANSCRIPT, LateCollector
+from agentq.errors import AgentqError, Invalid, StoreUnavailable
+from agentq.evidence import PATCH, TEST_OUTPUT, TRANSCRIPT, LateCollector
 from agentq.messages import Envelope
 from agentq.ownership import bury_orphaned
 from agentq.papers import Claim
 from agentq.records import Records, evidence_prefix
 from agentq.scratch import Scratch, abandoned
-from agentq.workspace import remove_workspace
+from agentq.workspace import Workspace, resume_workspace
 
 log = logging.getLogger("agentq")
 
@@ -26,8 +27,10 @@ def salvage(records: Records, profile: Profile, folder: Path) -> None:
             envelope = records.envelope(scratch.task_id)
             if envelope is not None:
                 _stop_agent(records, scratch)
-                _bring_in(records, scratch)
-                _remove(profile, envelope, scratch)
+                workspace = _workspace(profile, envelope, scratch)
+                _bring_in(records, scratch, workspace)
+                workspace.remove()
+                scratch.remove()
         except StoreUnavailable:
             raise
         except (AgentqError, OSError) as error:
@@ -41,22 +44,24 @@ def _stop_agent(records: Records, scratch: Scratch) -> None:
             bury_orphaned(attempt.paper)
 
 
-def _bring_in(records: Records, scratch: Scratch) -> None:
-    collector = LateCollector(records, evidence_prefix(scratch.task_id, scratch.attempt))
-    for name, path, suffix in ((TRANSCRIPT, scratch.transcript, ".log"), (TEST_OUTPUT, scratch.tests, ".txt")):
-        if path.exists():
-            collector.add(name, path, suffix=suffix)
-    collector.add_output(scratch.output)
-    log.info("%s: brought in what was left of attempt %d", scratch.task_id, scratch.attempt)
-
-
-def _remove(profile: Profile, envelope: Envelope, scratch: Scratch) -> None:
+def _workspace(profile: Profile, envelope: Envelope, scratch: Scratch) -> Workspace:
     section, labels = profile.workspace, envelope.labels
-    remove_workspace(
+    return resume_workspace(
         section.kind,
         folder=scratch.work,
         task_id=scratch.task_id,
         attempt=scratch.attempt,
         repository=Path(labels["repo"]) if "repo" in labels else section.repository,
     )
-    scratch.remove()
+
+
+def _bring_in(records: Records, scratch: Scratch, workspace: Workspace) -> None:
+    collector = LateCollector(records, evidence_prefix(scratch.task_id, scratch.attempt))
+    for name, path, suffix in ((TRANSCRIPT, scratch.transcript, ".log"), (TEST_OUTPUT, scratch.tests, ".txt")):
+        if path.exists():
+            collector.add(name, path, suffix=suffix)
+    with contextlib.suppress(Invalid):  # a worktree that its agent broke has no patch
+        if patch := workspace.patch():
+            collector.add(PATCH, patch, suffix=".diff")
+    collector.add_output(scratch.output)
+    log.info("%s: brought in what was left of attempt %d", scratch.task_id, scratch.attempt)

@@ -24,10 +24,13 @@ ROUND_LIMIT = 500
 
 @dataclass(slots=True)
 class _Seen:
-    """What the last rounds saw of a task: the running attempt's counter, or that it waits; and since when."""
+    """What the last rounds saw of a task: a running attempt's counter, READY or ENDED; and since when."""
 
-    mark: tuple[int, int] | None
+    mark: tuple[int, int]
     since: float = field(default_factory=time.monotonic)
+
+
+READY, ENDED = (0, 0), (0, 1)  # no attempt has the number 0
 
 
 class Sweep:
@@ -59,16 +62,17 @@ class Sweep:
         """At start: publish what was never published, settle what ended, and release what died on this host."""
         await self._publish_unpublished()
         for task_id in await self._unsettled():
-            await self._visit(task_id, idle=False)
+            await self._visit(task_id, starting=True)
 
     async def round(self, *, idle: bool) -> None:
-        """One look; with `idle` a ready task that no queue holds is published again."""
+        """One look; what two rounds found waiting is healed: published again when `idle`, or settled."""
         await self._publish_unpublished()
         tasks = await self._unsettled()
         empty = idle and await self._engine.depth(self._agent) == 0
         for task_id in self._turn(tasks):
             await self._visit(task_id, idle=empty)
-        self._seen = {task_id: seen for task_id, seen in self._seen.items() if task_id in set(tasks)}
+        still_open = set(tasks)
+        self._seen = {task_id: seen for task_id, seen in self._seen.items() if task_id in still_open}
 
     def _turn(self, tasks: list[str]) -> list[str]:
         """The tasks that this round looks at: after those of the last one, then from the start again."""
@@ -96,8 +100,8 @@ class Sweep:
             return  # perhaps only that agent's queue is missing
         await patiently(functools.partial(self._records.published, task_id))
 
-    async def _visit(self, task_id: str, *, idle: bool) -> None:
-        await self._unless_bad(task_id, functools.partial(self._look_at, idle=idle))
+    async def _visit(self, task_id: str, *, starting: bool = False, idle: bool = False) -> None:
+        await self._unless_bad(task_id, functools.partial(self._look_at, starting=starting, idle=idle))
 
     async def _unless_bad(self, task_id: str, step: Callable[[str], Awaitable[None]]) -> None:
         """Do it, unless the task's papers are bad: that is for `doctor` to tell, and must not stop the others."""
@@ -111,47 +115,47 @@ class Sweep:
             log.exception("%s is left alone from now on", task_id)
             self._avoided.add(task_id)
 
-    async def _look_at(self, task_id: str, *, idle: bool) -> None:
+    async def _look_at(self, task_id: str, *, starting: bool, idle: bool) -> None:
         papers = await patiently(functools.partial(self._records.papers, task_id))
         if papers is None:
             return
         if papers.manifest:
-            await self._settle(papers.manifest)
+            # Whoever committed is most likely settling it at this moment, and needs no help.
+            if starting or self._seen_before(task_id, ENDED):
+                await self._settle(papers.manifest)
         elif papers.envelope.to == self._agent:
             await self._visit_unfinished(task_id, papers, idle=idle)
 
     async def _visit_unfinished(self, task_id: str, papers: Papers, *, idle: bool) -> None:
         if self._stood_still(task_id, papers):
             await asyncio.to_thread(self._bury, task_id, papers)
-            idle = True
         had_run = papers.running is not None
         verdict = await patiently(functools.partial(self._claims.decide, task_id, may_start=False))
         if isinstance(verdict, Settle):
             await self._settle(verdict.manifest)
-        elif isinstance(verdict, Park) and verdict.guard is None and verdict.delay == 0 and (had_run or idle):
-            await self._republish(task_id, verdict, at_once=had_run)
-
-    async def _republish(self, task_id: str, verdict: Park, *, at_once: bool) -> None:
-        """Publish a ready task when its worker just died, or when two rounds found it in no queue."""
-        waited = self._seen.get(task_id)
-        if at_once or (waited and waited.mark is None):
-            await self._engine.publish(verdict.envelope)
-            self._seen.pop(task_id, None)
-        else:
-            self._seen[task_id] = _Seen(None)
+        elif isinstance(verdict, Park) and verdict.guard is None and verdict.delay == 0:
+            in_no_queue = had_run or (idle and self._seen_before(task_id, READY))
+            if in_no_queue:
+                await self._engine.publish(verdict.envelope)
+                self._seen.pop(task_id, None)
 
     def _stood_still(self, task_id: str, papers: Papers) -> bool:
         """True when this process saw the same counter for longer than a lease and two renewals, by its own clock."""
         last = papers.last
         if papers.running is None or last is None:
             return False
-        mark = (last.number, last.lease.counter if last.lease else 0)
+        seen = self._seen_before(task_id, (last.number, last.lease.counter if last.lease else 0))
+        terms = self._claims.terms
+        silence = max(terms.lease, papers.running.lease_seconds) + 2 * terms.renewal
+        return seen is not None and time.monotonic() - seen.since > silence
+
+    def _seen_before(self, task_id: str, mark: tuple[int, int]) -> _Seen | None:
+        """The earlier look that found the task just so; else this one is noted."""
         seen = self._seen.get(task_id)
         if seen is None or seen.mark != mark:
             self._seen[task_id] = _Seen(mark)
-            return False
-        terms = self._claims.terms
-        return time.monotonic() - seen.since > max(terms.lease, papers.running.lease_seconds) + 2 * terms.renewal
+            return None
+        return seen
 
     def _bury(self, task_id: str, papers: Papers) -> None:
         if papers.running:

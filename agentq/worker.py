@@ -6,17 +6,16 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
+from weakref import WeakValueDictionary
 
 from agentq.attempt import AttemptRun, Bench
 from agentq.claim import Claims, Drop, LookAgain, Park, Refuse, Settle, Start, Terms, Verdict, end_of
 from agentq.config import Profile
 from agentq.engine import Delivery, Engine
-from agentq.errors import AgentqError, EngineUnavailable, StoreUnavailable, Unavailable
+from agentq.errors import EngineUnavailable, StoreUnavailable, Unavailable
 from agentq.messages import Completion
 from agentq.ownership import bury_orphaned, this_process
-from agentq.patience import patiently
+from agentq.patience import cancelled, patiently, repeated
 from agentq.records import Records
 from agentq.runner import Runner
 from agentq.salvage import salvage
@@ -25,7 +24,7 @@ from agentq.sweep import Sweep
 
 log = logging.getLogger("agentq")
 
-LET_GO_SECONDS = 5.0
+LET_GO_SECONDS = 3.0
 """How long a draining worker waits, with no agent running, for an engine or a store that does not answer."""
 STOP_SECONDS = 10.0
 """How long a stopped attempt may take, beside its agent's grace, to bring its evidence in and say how it ended."""
@@ -60,6 +59,7 @@ class Worker:
         self._stopping = False
         self._over = asyncio.Event()
         self._running: set[AttemptRun] = set()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def run(self) -> None:
         """Work until drained; an engine or store that is away is waited for, in the end for a bounded time."""
@@ -75,9 +75,7 @@ class Worker:
             else:
                 log.warning("ended without waiting any longer; what is left is healed by the next worker")
         finally:
-            for task in (*slots, *upkeep, over):
-                task.cancel()
-            await asyncio.gather(*slots, *upkeep, over, return_exceptions=True)
+            await cancelled(*slots, *upkeep, over)
 
     def drain(self) -> None:
         """Take nothing new and end when what runs has ended; the second call stops what runs, uncounted."""
@@ -118,11 +116,9 @@ class Worker:
         draining = asyncio.create_task(self._draining.wait())
         try:
             await asyncio.wait({receiving, draining}, return_when=asyncio.FIRST_COMPLETED)
-            return receiving.result() if receiving.done() else None
         finally:
-            receiving.cancel()
-            draining.cancel()
-            await asyncio.gather(receiving, draining, return_exceptions=True)
+            await cancelled(receiving, draining)
+        return None if receiving.cancelled() else receiving.result()
 
     async def _handle(self, delivery: Delivery) -> None:
         """Carry one delivery to where it may be let go of; a delivery that breaks this worker ends as a dead letter."""
@@ -187,15 +183,13 @@ class Worker:
         await delivery.ack()
 
     async def _settle(self, manifest: Completion) -> None:
-        if not await patiently(functools.partial(self._records.is_open, manifest.task_id)):
-            return
-        log.info("%s: %s (attempt %d)", manifest.task_id, manifest.status, manifest.attempt)
-        while True:
-            try:
-                return await settle(self._records, self._engine, manifest)
-            except StoreUnavailable as error:
-                log.warning("settling %s waits for the store: %s", manifest.task_id, error)
-                await asyncio.sleep(1.0)
+        """Settle a task that is still open; the sweep and a slot that meet over it do it one after the other."""
+        task_id = manifest.task_id
+        async with self._turns.setdefault(task_id, asyncio.Lock()):
+            if await patiently(functools.partial(self._records.is_open, task_id)):
+                log.info("%s: %s (attempt %d)", task_id, manifest.status, manifest.attempt)
+                step = functools.partial(settle, self._records, self._engine, manifest)
+                await repeated(step, StoreUnavailable, "store")
 
     # ------------------------------------------------------------------ staying up
 
@@ -224,14 +218,7 @@ class Worker:
 
     async def _engine_back(self, step: Callable[[], Awaitable[T]]) -> T:
         """Repeat a step for as long as the engine is unavailable."""
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(EngineUnavailable),
-            wait=wait_exponential_jitter(initial=0.1, max=5.0),
-            before_sleep=_say,
-        ):
-            with attempt:
-                return await step()
-        raise AssertionError("unreachable: retried without end")
+        return await repeated(step, EngineUnavailable, "engine")
 
 
 def _terms(profile: Profile) -> Terms:
@@ -243,10 +230,3 @@ def _terms(profile: Profile) -> Terms:
         lease=profile.limits.lease_seconds,
         renewal=profile.limits.renew_seconds,
     )
-
-
-def _say(state: RetryCallState) -> None:
-    if state.attempt_number in (1, 10) or state.attempt_number % 100 == 0:
-        error = state.outcome.exception() if state.outcome else None
-        hint = f" ({error.hint})" if isinstance(error, AgentqError) and error.hint else ""
-        log.warning("the engine is unavailable, trying again: %s%s", error, hint)

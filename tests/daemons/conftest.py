@@ -1,12 +1,12 @@
 """The deployments of these tests, on both engines."""
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.brokers.node import Node
+from tests.brokers.node import Installation, Node
 from tests.conformance.engines import RabbitMQUnderTest, SQLiteUnderTest
 from tests.daemons.harness import Deployment, Nursery
 
@@ -28,10 +28,17 @@ def deployment(request: pytest.FixtureRequest, tmp_path: Path, nursery: Nursery)
         yield from running(on_rabbitmq(request.getfixturevalue("rabbitmq"), tmp_path, nursery))
 
 
+@pytest.fixture(scope="session")
+def stopped_broker(rabbitmq_installations: dict[str, Installation]) -> Iterator[Node]:
+    """One node for all tests that stop and kill it."""
+    with next(iter(rabbitmq_installations.values())).new() as node:
+        yield node
+
+
 @pytest.fixture
-def broker(broker_of_my_own: Callable[[], Node]) -> Node:
-    """A broker to be stopped and killed."""
-    return broker_of_my_own()
+def broker(stopped_broker: Node) -> Node:
+    """That broker, running."""
+    return stopped_broker.start()
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ PATIENCE = 15.0
 
 PROFILE: dict[str, dict[str, Any]] = {
     "runner": {"command": [str(AGENT)], "grace_seconds": 0.3},
-    "limits": {"lease_seconds": 1.0, "renew_seconds": 0.2, "sweep_seconds": 0.4, "timeout_seconds": 30},
+    "limits": {"lease_seconds": 1.0, "renew_seconds": 0.1, "sweep_seconds": 0.25, "timeout_seconds": 30},
     "retry": {"max_attempts": 3, "delay_seconds": 0.1, "factor": 1, "longest_seconds": 0.1},
 }
 
@@ -281,19 +281,21 @@ class Deployment:
         assert papers is not None
         return papers
 
-    def notes(self, word: str) -> list[str]:
-        """What the agents noted behind that word, as `<attempt> <rest>`, without the task's id."""
-        path = self.desk / "notes"
-        lines = path.read_text().splitlines() if path.exists() else []
-        found = (line.split(maxsplit=3) for line in lines)
-        return [" ".join((attempt, *rest)) for _, attempt, said, *rest in found if said == word]
-
-    def starts(self, task_id: str) -> list[int]:
-        """The attempts in which an agent was started for the task, in order."""
+    def notes(self, task_id: str, word: str) -> list[list[str]]:
+        """What the task's agents noted behind that word, each after the number of its attempt."""
         path = self.desk / "notes"
         lines = path.read_text().splitlines() if path.exists() else []
         found = (line.split() for line in lines)
-        return [int(attempt) for task, attempt, said, *_ in found if (task, said) == (task_id, "started")]
+        return [[attempt, *rest] for task, attempt, said, *rest in found if (task, said) == (task_id, word)]
+
+    def noted(self, task_id: str, word: str) -> list[str]:
+        """Wait for the first such note."""
+        until(lambda: self.notes(task_id, word), f"{word} of {task_id}")
+        return self.notes(task_id, word)[0]
+
+    def starts(self, task_id: str) -> list[int]:
+        """The attempts in which an agent was started for the task, in order."""
+        return [int(attempt) for attempt, *_ in self.notes(task_id, "started")]
 
     def agent_runs(self, task_id: str, attempt: int = 1) -> None:
         """Wait until that attempt's agent has started."""
@@ -303,6 +305,14 @@ class Deployment:
         """What the agent was told."""
         return (self.desk / "prompts" / f"{task_id}.{attempt}").read_text()
 
+    def lose_message(self) -> None:
+        """Take the agent's next message out of its queue, as if it had never been there."""
+
+        async def act(engine: Engine) -> None:
+            await (await engine.receive(self.agent)).ack()
+
+        self.with_engine(act)
+
     def has_guard(self, task_id: str, attempt: int = 1) -> None:
         """Wait until the attempt's guard is in its lease."""
 
@@ -311,6 +321,12 @@ class Deployment:
             return lease is not None and lease.guard is not None
 
         until(look, "a guard")
+
+    def is_renewed(self, task_id: str, attempt: int = 1, times: int = 3) -> None:
+        """Wait for some more renewals of the attempt."""
+        lease = self.records.lease(task_id, attempt)
+        assert lease is not None
+        until(lambda: (now := self.records.lease(task_id, attempt)) and now.counter >= lease.counter + times)
 
     def status(self, task_id: str) -> str:
         """The state as `agentq status` tells it, and what a pending task waits for."""
@@ -324,18 +340,20 @@ class Deployment:
         found = {key.removeprefix(prefix): self.records.store.get(key) or b"" for key in self.keys(prefix)}
         return {name: data.decode(errors="replace") for name, data in found.items()}
 
-    def dead_letters(self) -> list[DeadLetter]:
-        """Those of this deployment's agent."""
-        letters: list[DeadLetter] = self.with_engine(lambda engine: engine.dead_letters())
-        return [letter for letter in letters if letter.agent == self.agent]
+    def dead_letters(self, count: int) -> list[DeadLetter]:
+        """Wait until there are so many of this deployment's agent, and no more."""
+
+        def look() -> list[DeadLetter]:
+            letters: list[DeadLetter] = self.with_engine(lambda engine: engine.dead_letters())
+            return [letter for letter in letters if letter.agent == self.agent]
+
+        until(lambda: len(look()) >= count, f"{count} dead letters")
+        assert len(look()) == count
+        return look()
 
     def left_processes(self) -> dict[int, str]:
         """The processes that agents left behind."""
         return dict(_processes_with(f"DESK={self.desk}".encode()))
-
-    def stop_process(self, pid: int, what: Signals) -> None:
-        """Send a signal to a process of an agent."""
-        os.kill(pid, what)
 
     # ------------------------------------------------------------------ how it must be in the end
 
@@ -354,7 +372,7 @@ class Deployment:
         manifest = self.ended(task_id)
         assert (manifest.status, manifest.attempt) == (status, attempt)
         assert self.starts(task_id) == starts
-        assert not self.notes("overlap"), "two agents ran at once"
+        assert not self.notes(task_id, "overlap"), "two agents ran at once"
         assert self.status(task_id) == status
         report = manifest.artifact("report")
         if report:

@@ -19,6 +19,7 @@ def hand_evidence(deployment: Deployment, task: str, text: str) -> str:
     return deployment.evidence(task, f"hand-{sha256_hex(text.encode())[:12]}")["report.md"]
 
 
+@pytest.mark.promise("result-stands")
 def test_a_second_complete_is_refused_and_its_report_kept(deployment: Deployment) -> None:
     task = deployment.submit("report never")
     assert deployment.cli("complete", task, *by_hand(deployment, "first", "one")).returncode == 0
@@ -63,10 +64,9 @@ def test_complete_inside_the_agent_is_a_proposal(deployment: Deployment) -> None
         "agentq fail $AGENTQ_TASK_ID --from me --reason Other || note refused $?",
         "hold go",
     )
-    until(lambda: deployment.notes("refused"))
+    assert deployment.noted(task, "refused") == ["1", "5"]
     assert deployment.status(task) == "processing"
-    assert deployment.notes("refused") == ["1 5"]
-    assert len(deployment.notes("proposed")) == 2
+    assert len(deployment.notes(task, "proposed")) == 2
     deployment.open_gate("go")
     manifest = deployment.check(task, starts=[1], attempt=1)
     assert (manifest.summary, manifest.verified) == ("All of it.", True)
@@ -92,11 +92,12 @@ def test_fail_inside_the_agent_is_final(deployment: Deployment) -> None:
     deployment.rest()
 
 
+@pytest.mark.promise("result-stands")
 def test_a_live_attempt_is_taken_over_explicitly(deployment: Deployment) -> None:
     """Its agent is stopped with all it started, its work is kept, and the worker goes on."""
     deployment.start_worker()
     task = deployment.submit("echo half > $AGENTQ_OUTPUT/half.md", "setsid sleep 300 &", "note ready", "hold never")
-    until(lambda: deployment.notes("ready"))
+    deployment.noted(task, "ready")
     refused = deployment.cli("complete", task, *by_hand(deployment, "mine", "one"))
     assert refused.returncode == 5
     assert "--take-over" in refused.stderr
@@ -143,6 +144,7 @@ def test_a_hand_that_dies_half_way(deployment: Deployment, fault: str, status: s
     deployment.rest()
 
 
+@pytest.mark.promise("inbox-keeps")
 def test_the_inbox_keeps_a_completion_until_it_is_acknowledged(deployment: Deployment) -> None:
     deployment.start_worker()
     task = deployment.submit("report done")

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.daemons.harness import Deployment, until
+from tests.daemons.harness import Deployment
 
-WORK = ("echo half > $AGENTQ_OUTPUT/half.md", "hold go", "report done")
+WORK = ("echo half > $AGENTQ_OUTPUT/half.md", "note working", "hold go", "report done")
 
 
 class Death(NamedTuple):
@@ -51,19 +51,27 @@ def named(deaths: tuple[Death, ...]) -> pytest.MarkDecorator:
 
 
 @named(BEFORE_THE_AGENT)
+@pytest.mark.promise("none-lost")
 def test_killed_around_the_claim(deployment: Deployment, death: Death) -> None:
     task = die(deployment, death)
     finish(deployment, task, death)
 
 
 @named(WITH_THE_AGENT)
+@pytest.mark.promise("none-lost")
 def test_killed_around_the_guard(deployment: Deployment, death: Death) -> None:
-    task = die(deployment, death)
+    worker = deployment.start_worker("stall before put attempts/*/1.lease.json", death.fault)
+    task = deployment.submit(*WORK)
+    deployment.noted(task, "working")  # also on a busy machine the agent is there before the first renewal
+    deployment.raise_flag("go")
+    assert worker.wait() == -SIGKILL
+    assert deployment.status(task) == death.status
     finish(deployment, task, death)
     assert deployment.evidence(task, 1)["half.md"] == "half\n"
 
 
 @named(AFTER_THE_AGENT)
+@pytest.mark.promise("one-result")
 def test_killed_between_the_report_and_the_commit(deployment: Deployment, death: Death) -> None:
     deployment.open_gate("go")
     task = die(deployment, death)
@@ -72,6 +80,7 @@ def test_killed_between_the_report_and_the_commit(deployment: Deployment, death:
 
 
 @named(SETTLING)
+@pytest.mark.promise("one-result")
 def test_killed_while_settling(deployment: Deployment, death: Death) -> None:
     deployment.open_gate("go")
     task = die(deployment, death)
@@ -79,13 +88,14 @@ def test_killed_while_settling(deployment: Deployment, death: Death) -> None:
     finish(deployment, task, death)
 
 
+@pytest.mark.promise("taken-over")
 def test_killed_while_the_agent_runs(deployment: Deployment) -> None:
     """Its agent, and what that started in a session of its own, are gone before the next one is started."""
     worker = deployment.start_worker()
     task = deployment.submit(
         'if [ $AGENTQ_ATTEMPT = 1 ]; then setsid sh -c "sleep 300" & fi', "note child", *WORK, id="task-1"
     )
-    until(lambda: deployment.notes("child"))
+    deployment.noted(task, "child")
     deployment.has_guard(task)
     assert deployment.status(task) == "processing"
     worker.kill()
@@ -95,6 +105,7 @@ def test_killed_while_the_agent_runs(deployment: Deployment) -> None:
     assert "worker's process died" in deployment.prompt(task, 2)
 
 
+@pytest.mark.promise("none-lost")
 def test_all_processes_of_the_machine_are_killed(deployment: Deployment) -> None:
     """Two workers and a submit die at once; one worker afterwards does everything that was registered."""
     workers = [deployment.start_worker(), deployment.start_worker()]

@@ -23,6 +23,7 @@ PAPERS = (
 )
 
 
+@pytest.mark.promise("put-if-absent")
 @pytest.mark.parametrize("paper", PAPERS)
 def test_a_put_whose_answer_was_lost(deployment: Deployment, paper: str) -> None:
     """A foreign message is registered by the worker; the first attempt fails, so that it is ended."""
@@ -52,6 +53,7 @@ def test_the_store_is_away_at_one_step(deployment: Deployment, step: str) -> Non
     deployment.rest()
 
 
+@pytest.mark.promise("outage")
 def test_the_store_is_away_while_the_agent_runs(deployment: Deployment) -> None:
     """For longer than a lease, and for all that the worker does; another worker does not take the task over."""
     deployment.start_worker("refuse before *")
@@ -88,6 +90,7 @@ def test_the_store_vanishes_and_comes_back(deployment: Deployment, vanishing: Ca
     deployment.rest()
 
 
+@pytest.mark.promise("outage")
 def test_a_full_disk_makes_a_worker_wait(deployment: Deployment) -> None:
     deployment.start_worker("refuse before put*")
     deployment.raise_flag("away")

@@ -2,10 +2,13 @@
 
 import json
 
+import pytest
+
 from agentq.messages import Envelope
 from tests.daemons.harness import Deployment, foreign, script, until
 
 
+@pytest.mark.promise("not-twice")
 def test_ten_copies_and_two_workers(deployment: Deployment) -> None:
     task = deployment.submit("hold go", "report done")
     deployment.publish(deployment.papers(task).envelope, copies=9)
@@ -40,12 +43,13 @@ def test_another_content_under_a_known_id_is_refused_alone(deployment: Deploymen
     deployment.start_worker()
     deployment.check(task, starts=[1], attempt=1)
     assert deployment.evidence(task, 1)["report.md"] == "done\n"
-    letters = until(lambda: len(found := deployment.dead_letters()) == 2 and found)
+    letters = deployment.dead_letters(2)
     assert all(json.loads(letter.body)["task_id"] == task for letter in letters)
     assert all("another task is registered" in letter.reason for letter in letters)
     deployment.rest()
 
 
+@pytest.mark.promise("foreign")
 def test_the_ten_fields_of_a_foreign_producer_are_served(deployment: Deployment) -> None:
     deployment.start_worker()
     message = foreign(deployment.agent)
@@ -57,6 +61,7 @@ def test_the_ten_fields_of_a_foreign_producer_are_served(deployment: Deployment)
     deployment.rest()
 
 
+@pytest.mark.promise("garbage")
 def test_garbage_is_dead_lettered_at_once_and_the_worker_goes_on(deployment: Deployment) -> None:
     deployment.start_worker()
     garbage = (
@@ -76,7 +81,7 @@ def test_garbage_is_dead_lettered_at_once_and_the_worker_goes_on(deployment: Dep
     deployment.publish_raw(*garbage)
     task = deployment.submit("report done")
     deployment.check(task, starts=[1], attempt=1)
-    letters = until(lambda: len(found := deployment.dead_letters()) >= len(garbage) and found)
+    letters = deployment.dead_letters(len(garbage))
     assert sorted(letter.body for letter in letters) == sorted(garbage)
     assert all(letter.reason for letter in letters)
     deployment.rest()
@@ -88,7 +93,7 @@ def test_a_message_of_ours_without_papers_is_refused(deployment: Deployment) -> 
     deployment.check(task, starts=[1], attempt=1)
     orphan = deployment.papers(task).envelope.model_copy(update={"task_id": "task-gone"})
     deployment.publish(Envelope.model_validate(orphan.model_dump(by_alias=True)))
-    letters = until(deployment.dead_letters)
+    letters = deployment.dead_letters(1)
     assert "no papers" in letters[0].reason
     deployment.rest()
 
@@ -100,7 +105,7 @@ def test_a_damaged_paper_ends_its_message_and_not_the_worker(deployment: Deploym
     worker = deployment.start_worker()
     other = deployment.submit("report done")
     deployment.ended(other)
-    letters = until(deployment.dead_letters)
+    letters = deployment.dead_letters(1)
     assert [letter.task_id for letter in letters] == [task]
     assert worker.code is None
     assert deployment.cli("doctor").returncode == 13

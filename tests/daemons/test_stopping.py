@@ -1,11 +1,13 @@
 """Draining and stopping a worker, also when the engine or the store is away."""
 
-from signal import SIGCONT, SIGSTOP, SIGTERM
+from signal import SIGINT, SIGTERM
 
-from tests.brokers.node import Node
-from tests.daemons.harness import Deployment, until
+import pytest
+
+from tests.daemons.harness import Deployment
 
 
+@pytest.mark.promise("drain")
 def test_sigterm_lets_the_running_task_finish_and_takes_nothing_new(deployment: Deployment) -> None:
     worker = deployment.start_worker()
     running = deployment.submit("hold go", "report done")
@@ -23,6 +25,7 @@ def test_sigterm_lets_the_running_task_finish_and_takes_nothing_new(deployment: 
     deployment.rest()
 
 
+@pytest.mark.promise("drain")
 def test_a_second_sigterm_releases_the_task_uncounted(deployment: Deployment) -> None:
     """Its agent is stopped first, its work is kept, and another worker runs it as if nothing had been tried."""
     worker = deployment.start_worker()
@@ -34,7 +37,7 @@ def test_a_second_sigterm_releases_the_task_uncounted(deployment: Deployment) ->
         "hold never",
         max_attempts="1",
     )
-    until(lambda: deployment.notes("ready"))
+    deployment.noted(task, "ready")
     deployment.start_worker()
     worker.send(SIGTERM)
     worker.says("draining")
@@ -77,8 +80,6 @@ def test_the_drain_time_out_stops_the_agent(deployment: Deployment) -> None:
 
 
 def test_an_idle_worker_ends_at_once_and_by_sigint_too(deployment: Deployment) -> None:
-    from signal import SIGINT
-
     workers = [deployment.start_worker(), deployment.start_worker()]
     for worker, what in zip(workers, (SIGTERM, SIGINT), strict=True):
         worker.send(what)
@@ -97,38 +98,3 @@ def test_a_worker_ends_although_the_store_is_away(deployment: Deployment) -> Non
     deployment.start_worker()
     deployment.check(task, starts=[1], attempt=1)
     deployment.rest()
-
-
-def test_a_worker_that_never_saw_its_broker_ends_too(on_broker: Deployment, broker: Node) -> None:
-    broker.stop()
-    worker = on_broker.start_worker(ready=False)
-    worker.says("the engine is unavailable")
-    worker.send(SIGTERM)
-    assert worker.wait(10.0) == 0
-
-
-def test_an_attempt_that_comes_back_late(deployment: Deployment) -> None:
-    """Owner and agent stand still until another worker has done it; they wake, lose, and keep what they did."""
-    owner = deployment.start_worker()
-    task = deployment.submit(
-        "[ $AGENTQ_ATTEMPT = 2 ] && { report second; exit; }", "report first", "note agent $$", "hold go"
-    )
-    until(lambda: deployment.notes("agent"))
-    deployment.has_guard(task)
-    agent = int(deployment.notes("agent")[0].split()[1])
-    deployment.stop_process(agent, SIGSTOP)
-    owner.send(SIGSTOP)
-    deployment.start_worker()
-    until(lambda: deployment.status(task) == "pending lease")
-    manifest = deployment.ended(task)
-    assert (manifest.attempt, deployment.starts(task)) == (2, [1, 2])
-    deployment.stop_process(agent, SIGCONT)
-    owner.send(SIGCONT)
-    until(lambda: deployment.evidence(task, 1).get("report.md") == "first\n")
-    assert deployment.records.manifest(task) == manifest
-    deployment.workers[1].send(SIGTERM)
-    deployment.workers[1].wait()
-    last = deployment.submit("report last")
-    deployment.check(last, starts=[1], attempt=1)
-    assert not deployment.left_processes()
-    assert [key for key in deployment.keys("results/") if task in key] == [f"results/{task}.json", f"results/{task}.md"]

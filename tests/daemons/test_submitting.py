@@ -16,6 +16,7 @@ def half_submit(deployment: Deployment, fault: str) -> str:
     return "task-1"
 
 
+@pytest.mark.promise("none-lost")
 @pytest.mark.parametrize("fault", HALF_PUBLISHED)
 def test_an_idle_worker_publishes_what_was_only_registered(deployment: Deployment, fault: str) -> None:
     deployment.start_worker()
@@ -59,6 +60,7 @@ def test_what_was_never_registered_is_no_task(deployment: Deployment, fault: str
     deployment.rest()
 
 
+@pytest.mark.promise("submit-idempotent")
 def test_a_repeated_submit_is_the_same_task_and_another_content_a_conflict(deployment: Deployment) -> None:
     task = deployment.submit("report done", id="task-1")
     assert deployment.submit("report done", id=task) == task
@@ -82,6 +84,7 @@ def test_a_lost_answer_to_submit_is_repeated_by_its_caller(deployment: Deploymen
     deployment.rest()
 
 
+@pytest.mark.promise("refused-before-written")
 def test_a_full_disk_registers_nothing(deployment: Deployment) -> None:
     deployment.raise_flag("away")
     done = deployment.cli(*deployment.submission("report done", id="task-1"), faults=("refuse before put*",))
