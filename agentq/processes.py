@@ -33,6 +33,8 @@ Look = Callable[[], "list[Process]"]
 # this is kept per process too: of our children in other sessions than ours, all but the leaders were adopted.
 _leaders: set[int] = set()
 _starting = 0
+# Children in sessions of their own that were there before any tree lived: whoever uses this as a library has some too.
+_others: frozenset[tuple[int, str]] = frozenset()
 
 
 class ProcessIdentity(NamedTuple):
@@ -105,7 +107,7 @@ class ProcessTree:
             _signal_group(self.leader, signal.SIGKILL)
             return False
         # Orphans are handed to this process, so one without a child has no descendant either.
-        return _is_childless() or _kill_until_gone(self.look, deadline) and not self._strangers(list(_table()))
+        return _is_childless() or (_kill_until_gone(self.look, deadline) and not self._strangers(list(_table())))
 
     def close(self) -> None:
         """Forget the tree, once its leader has been reaped."""
@@ -153,6 +155,7 @@ async def start(
     """
     global _starting
     adopt_orphans()
+    _note_others()
     _starting += 1
     try:
         process = await asyncio.create_subprocess_exec(
@@ -329,6 +332,14 @@ def _with_descendants(roots: Iterable[Process], table: Iterable[Process]) -> lis
     return list(found.values())
 
 
+def _note_others() -> None:
+    global _others
+    if not _leaders and not _starting:
+        _others = frozenset()
+        children = () if _is_childless() else _table()
+        _others = frozenset((process.pid, process.started) for process in children if _is_adopted(process))
+
+
 def _is_childless() -> bool:
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -339,7 +350,7 @@ def _is_childless() -> bool:
 
 def _is_adopted(process: Process) -> bool:
     # While a leader is being started it cannot be told from an orphan yet.
-    if _starting or process.pid in _leaders:
+    if _starting or process.pid in _leaders or (process.pid, process.started) in _others:
         return False
     return process.parent == os.getpid() and process.session != os.getsid(0)
 

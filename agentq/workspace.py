@@ -19,6 +19,7 @@ Kind = Literal["none", "git-worktree"]
 
 _GIT_SECONDS = 600.0
 _REASON = 500
+_BASE = "agentq-base"  # beside the worktree's own index, for who takes it up after a crash
 _PLAIN_PATCH = (
     *("-p", "--binary", "--full-index", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames"),
     *("--src-prefix=a/", "--dst-prefix=b/", "--submodule=short"),
@@ -55,14 +56,15 @@ def open_workspace(
     return worktree
 
 
-def remove_workspace(
-    kind: Kind, *, folder: Path, task_id: str, attempt: int, repository: Path | None = None, base: str | None = None
-) -> None:
-    """Remove what a dead attempt left of its workspace; takes what `open_workspace` took."""
+def resume_workspace(
+    kind: Kind, *, folder: Path, task_id: str, attempt: int, repository: Path | None = None
+) -> Workspace:
+    """What a dead attempt left of its workspace, for its patch and to be removed; takes what `open_workspace` took."""
     if kind == "none":
-        ScratchFolder(folder).remove()
-    else:
-        GitWorktree(_must_be_given(repository), folder, branch_of(task_id, attempt)).remove()
+        return ScratchFolder(folder)
+    worktree = GitWorktree(_must_be_given(repository), folder, branch_of(task_id, attempt))
+    worktree.resume()
+    return worktree
 
 
 def branch_of(task_id: str, attempt: int) -> str:
@@ -117,9 +119,19 @@ class GitWorktree:
         inside = _Git(("-C", str(self.path)))
         inside.must("reset", "--hard", "--quiet")
         self._git_dir = _path(inside.must("rev-parse", "--absolute-git-dir"))
+        (self._git_dir / _BASE).write_text(self.base)
+
+    def resume(self) -> None:
+        """Take up what a process that died had created; if it died over that, there is no patch."""
+        with suppress(Unavailable, OSError):
+            git_dir = _path(_Git(("-C", str(self.path))).must("rev-parse", "--absolute-git-dir"))
+            self.base = (git_dir / _BASE).read_text()
+            self._git_dir = git_dir
 
     def patch(self) -> bytes | None:
         """All changes against the base: committed or not, new, deleted, binary; without what git ignores."""
+        if not self.base:
+            return None
         # The folder's own `.git` is the agent's to break, so the git folder is named; its index is left as it is.
         git = _Git((f"--git-dir={self._git_dir}", f"--work-tree={self.path}", "-C", str(self.path)))
         with tempfile.TemporaryDirectory() as scratch:

@@ -230,13 +230,16 @@ async def test_what_does_not_go_away_is_not_proven(monkeypatch: pytest.MonkeyPat
 
 
 async def test_dead_orphans_do_not_stay_as_zombies() -> None:
+    before = {process.pid for process in processes._table()}
     script = "for i in 1 2 3 4 5; do setsid sh -c 'sleep 0.01' & done; setsid sh -c 'echo $$; exec sleep 600' &"
     async with agent("sh", "-c", script) as one:
         await one.says()
         await one.ends()
         assert await one.tree.stop(0) is True
         one.tree.look()
-        orphans = [process for process in processes._table() if process.parent == os.getpid()]
+        orphans = [
+            process for process in processes._table() if process.parent == os.getpid() and process.pid not in before
+        ]
         assert [process for process in orphans if process.session not in (os.getsid(0), one.tree.leader)] == []
 
 
@@ -431,3 +434,30 @@ async def test_elsewhere_the_group_is_stopped_and_nothing_is_proven(monkeypatch:
         assert await one.tree.stop(0.05) is False
         assert gone_within(leader)
         assert kill_marked(one.token) is False
+
+
+@pytest.fixture
+def another_child() -> Iterator["subprocess.Popen[bytes]"]:
+    """A child of this process, in a session of its own, that no tree knows of."""
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    yield child
+    child.kill()
+    child.wait()
+
+
+async def test_a_child_that_was_there_before_is_no_orphan(
+    another_child: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    process, tree = await processes.start(
+        [shutil.which("true") or "/bin/true"],
+        {processes.MARKER: "token-of-a-tree", "PATH": os.environ["PATH"]},
+        token="token-of-a-tree",
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    await process.wait()
+    assert await tree.stop(0.0)
+    tree.close()
+    assert another_child.poll() is None

@@ -13,7 +13,7 @@ import pytest
 
 from agentq import workspace
 from agentq.errors import Invalid, Unavailable
-from agentq.workspace import GitWorktree, Workspace, branch_of, open_workspace, remove_workspace
+from agentq.workspace import GitWorktree, Workspace, branch_of, open_workspace, resume_workspace
 
 BINARY = bytes(range(256)) * 40
 
@@ -500,10 +500,10 @@ def test_an_attempts_workspace_is_made_afresh_over_what_a_dead_one_left(
 def test_what_a_dead_attempt_left_can_be_removed_by_another_process(repository: Path, folder: Path) -> None:
     worktree(repository, folder)
     for _ in range(2):
-        remove_workspace("git-worktree", folder=folder, task_id="task-1", attempt=1, repository=repository)
+        resume_workspace("git-worktree", folder=folder, task_id="task-1", attempt=1, repository=repository).remove()
         assert not folder.exists()
         assert git(repository, "branch", "--list", "agentq/*") == ""
-    remove_workspace("none", folder=folder, task_id="task-1", attempt=1)
+    resume_workspace("none", folder=folder, task_id="task-1", attempt=1).remove()
 
 
 def test_a_workspace_is_removed_even_when_its_repository_is_gone(repository: Path, folder: Path) -> None:
@@ -524,3 +524,16 @@ def test_different_tasks_have_different_branches() -> None:
     ids = ["a..b", "a-.b", "a--b", "a.-b", "x.", "x-", "x.lock", "x-lock"]
     assert len({branch_of(task_id, 1) for task_id in ids}) == len(ids)
     assert branch_of("task-1", 7) == "agentq/task-1/7"
+
+
+def test_what_a_dead_attempt_changed_is_found_again(repository: Path, folder: Path) -> None:
+    where = {"folder": folder, "task_id": "task-1", "attempt": 1, "repository": repository}
+    first = open_workspace("git-worktree", **where)
+    (first.path / "new").write_text("new\n")
+    patch = first.patch()
+    assert patch
+    assert b"+new" in patch
+    again = resume_workspace("git-worktree", **where)
+    assert again.patch() == patch
+    again.remove()
+    assert resume_workspace("git-worktree", **where).patch() is None

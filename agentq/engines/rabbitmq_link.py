@@ -128,12 +128,19 @@ async def translated(doing: str, where: str, seconds: float | None) -> AsyncIter
         what = f"RabbitMQ at {where} did not answer within {seconds or 0:g} s ({doing})"
         raise _NoAnswer(what, hint="check the broker and the network, then try again") from error
     except FOREIGN as error:
+        if _is_cancelled():  # the client library may make another error of it, and whoever cancelled must not wait
+            raise asyncio.CancelledError from error
         raise translate(error, doing, where) from error
     except asyncio.CancelledError as error:
         # The client library cancels those who wait on a connection that closes; that is not our being cancelled.
-        if (task := asyncio.current_task()) and task.cancelling():
+        if _is_cancelled():
             raise
         raise translate(amqp.ChannelInvalidStateError(), doing, where) from error
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class Link:
@@ -280,7 +287,8 @@ class Slot:
 
     def _closed(self, closing: asyncio.Future[Any]) -> None:
         error = None if closing.cancelled() else closing.exception()
-        self._inbox.put_nowait(error if isinstance(error, Exception) else amqp.ChannelInvalidStateError("closed"))
+        # The client library also closes channels with a bare Exception, which says nothing.
+        self._inbox.put_nowait(error if isinstance(error, FOREIGN) else amqp.ChannelInvalidStateError("closed"))
 
     async def consume(self, queue: str) -> str:
         """Ask for the queue's next message; the tag to cancel with."""

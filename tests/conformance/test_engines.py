@@ -105,6 +105,7 @@ async def test_bytes_of_a_stranger_come_out_as_they_are(queue: EngineUnderTest, 
     assert (delivery.body, delivery.guard) == (GARBAGE, None)
 
 
+@pytest.mark.promise("durable-publish")
 async def test_a_published_message_outlives_its_publisher(queue: EngineUnderTest, engine: Engine, agent: str) -> None:
     with another_process("publish", queue) as child:
         task = await child.has_done()
@@ -156,6 +157,7 @@ async def test_closing_gives_back_what_is_held(engine: Engine, other: Engine, ag
     assert task_of(await waiting) == "task-1"
 
 
+@pytest.mark.promise("none-lost")
 async def test_a_killed_process_gives_back_what_it_held(queue: EngineUnderTest, engine: Engine, agent: str) -> None:
     await engine.publish(an_envelope(agent, "held"))
     with another_process("hold", queue) as child:
@@ -222,6 +224,7 @@ async def publish_all(engine: Engine, envelopes: list[Envelope]) -> None:
 # Order
 
 
+@pytest.mark.promise("strict-priority")
 async def test_priorities_are_strict_and_each_is_first_in_first_out(engine: Engine, other: Engine, agent: str) -> None:
     """Also behind a backlog, and with a receiver that is busy while it grows."""
     await engine.publish(an_envelope(agent, "busy"))
@@ -234,6 +237,7 @@ async def test_priorities_are_strict_and_each_is_first_in_first_out(engine: Engi
     assert await drain(engine, agent, len(sent)) == [envelope.task_id for envelope in expected]
 
 
+@pytest.mark.promise("strict-priority")
 async def test_an_urgent_task_comes_next_after_the_one_in_hand(engine: Engine, other: Engine, agent: str) -> None:
     for n in range(5):
         await other.publish(an_envelope(agent, f"task-{n}"))
@@ -262,6 +266,7 @@ async def test_a_guard_comes_before_everything_urgent(engine: Engine, agent: str
 # Delays
 
 
+@pytest.mark.promise("delay")
 async def test_a_delayed_message_comes_when_it_is_due(engine: Engine, other: Engine, agent: str) -> None:
     start = time.monotonic()
     await other.publish(an_envelope(agent), delay=DELAY)
@@ -271,6 +276,7 @@ async def test_a_delayed_message_comes_when_it_is_due(engine: Engine, other: Eng
     assert time.monotonic() - published <= DELAY + LATE
 
 
+@pytest.mark.promise("delay")
 async def test_a_delayed_message_stands_in_nobodys_way(engine: Engine, agent: str) -> None:
     await engine.publish(an_envelope(agent, "later", priority="urgent"), delay=DELAY)
     await engine.publish(an_envelope(agent, "now", priority="low"))
@@ -293,6 +299,7 @@ async def test_a_delayed_guard_comes_back_as_it_was(engine: Engine, agent: str) 
 # Dead letters
 
 
+@pytest.mark.promise("dead-letters-keep")
 async def test_a_delivery_becomes_a_dead_letter_as_it_is(queue: EngineUnderTest, engine: Engine, agent: str) -> None:
     await queue.publish_raw(agent, GARBAGE)
     delivery = await take(engine, agent)
@@ -312,6 +319,7 @@ async def test_a_dead_letter_outlives_the_process(engine: Engine, other: Engine,
     assert (letter.body, letter.task_id) == (sent.to_json(), "task-1")
 
 
+@pytest.mark.promise("dead-letters-keep")
 async def test_looking_at_dead_letters_changes_nothing(queue: EngineUnderTest, engine: Engine, agent: str) -> None:
     await engine.dead_letter(an_envelope(agent, "task-1"), "given up")
     await engine.dead_letter(an_envelope(agent, "task-2"), "given up")
@@ -379,6 +387,7 @@ async def test_a_notice_is_taken_whoever_it_is_for(engine: Engine, agent: str, r
     await engine.notify(notice, reply_to)
 
 
+@pytest.mark.promise("no-secrets")
 async def test_where_an_engine_is_says_no_password(engine: Engine) -> None:
     assert "://" in engine.url
     assert "guest:guest" not in engine.url

@@ -196,6 +196,7 @@ def test_another_client_sees_what_this_one_put(store: Store) -> None:
     assert open_again(store.url).get("tasks/a.json") == b"x"
 
 
+@pytest.mark.promise("put-if-absent")
 def test_one_of_many_threads_creates_an_object(store: Store) -> None:
     threads, rounds = 16, 50
     barrier = threading.Barrier(threads)
@@ -215,6 +216,7 @@ def test_one_of_many_threads_creates_an_object(store: Store) -> None:
         assert store.get(f"attempts/task-{number}/1.json") == str(winners[0]).encode()
 
 
+@pytest.mark.promise("put-if-absent")
 def test_one_of_several_processes_creates_an_object(store: Store) -> None:
     processes, rounds = 4, 100
     context = multiprocessing.get_context("spawn")
