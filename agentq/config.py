@@ -2,7 +2,6 @@
 
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -310,10 +309,23 @@ def _text(path: Path) -> str:
 
 
 def _toml(text: str, path: Path) -> dict[str, Any]:
+    import tomllib
+
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise Invalid(f"{path} is not valid TOML: {error}", hint="Correct that line.") from error
+        where, what = _where_broken(text, str(error))
+        raise Invalid(f"{path}, {where}: {what}", hint="Correct that line.") from error
+
+
+def _where_broken(text: str, complaint: str) -> tuple[str, str]:
+    """The line (and key) that a complaint of the TOML parser is about, and the complaint without its place."""
+    what, _, place = complaint.partition(" (at ")
+    lines = text.splitlines() or [""]
+    found = re.match(r"line (\d+)", place)
+    number = min(int(found[1]) if found else len(lines), len(lines))
+    key, equals, _ = lines[number - 1].partition("=")
+    return f"line {number}{f': {key.strip()}' if equals else ''}", what
 
 
 def _validated(model: type[S], values: Mapping[str, Any], where: Callable[[list[str]], str]) -> S:

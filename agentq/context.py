@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from agentq.errors import Invalid
-from agentq.messages import sha256_hex
+from agentq.messages import is_key, sha256_hex
 from agentq.store import Store
 
 CONTEXT_LIMIT = 16 * 1024 * 1024
@@ -33,10 +33,14 @@ def read_context(store: Store, path: Path) -> Context:
 
 def context_at(store: Store, ref: str) -> Context:
     """The document behind a ref into the store; raises Invalid when there is none."""
-    key = store.key(ref)
-    data = store.get(key) if key else None
+    hint = "Give a ref of this store, or the file with --file."
+    try:
+        key = store.key(ref)
+        data = store.get(key) if key else None
+    except Invalid as error:
+        raise Invalid(str(error), hint=hint) from error
     if data is None:
-        raise Invalid(f"{ref} is nothing in {store.url}", hint="Give a ref of this store, or the file with --file.")
+        raise Invalid(f"{ref} is nothing in {store.url}", hint=hint)
     return Context(check_text(data, ref), ref)
 
 
@@ -53,19 +57,20 @@ def read_file(path: Path) -> bytes:
 def check_text(data: bytes, name: str) -> bytes:
     """The data itself; raises Invalid unless it is UTF-8 text that says something, of at most 16 MiB."""
     if len(data) > CONTEXT_LIMIT:
-        raise Invalid(f"{name} is larger than {CONTEXT_LIMIT >> 20} MiB", hint="Name large inputs in the instructions.")
+        raise Invalid(f"{name} is larger than {CONTEXT_LIMIT >> 20} MiB", hint="Name large inputs in a text.")
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise Invalid(f"{name} is not UTF-8 (byte {error.start})", hint="Convert it, or name it in a text.") from error
+        raise Invalid(f"{name} is not UTF-8 (byte {error.start})", hint="Convert it to UTF-8.") from error
     if not text.strip():
-        raise Invalid(f"{name} is empty", hint="Write down what is to be done.")
+        raise Invalid(f"{name} is empty", hint="Give a text that says something.")
     return data
 
 
 def task_id_of(path: Path) -> str | None:
     """The id that a file gives its task: `tasks/task-123.md` is task-123, as in the store's own layout."""
-    return path.stem if path.absolute().parent.name == "tasks" and path.suffix == ".md" else None
+    named = path.absolute().parent.name == "tasks" and path.suffix == ".md" and is_key(path.stem, 128)
+    return path.stem if named else None
 
 
 def _stay_inside(store: Store, path: Path) -> None:

@@ -100,7 +100,8 @@ def _ailment(task_id: str, papers: Papers | None, *, published: bool) -> Ailment
 async def repair(records: Records, engine: Engine, findings: Findings) -> list[str]:
     """Mend what can be mended, and publish every waiting task again: a copy too many is harmless."""
     done = [line for ailment in findings.ailments if ailment.mendable for line in await _mend(records, engine, ailment)]
-    for task_id in await asyncio.to_thread(lambda: list(records.unsettled())):
+    damaged = {ailment.task_id for ailment in findings.ailments if ailment.kind == "damaged"}
+    for task_id in await asyncio.to_thread(lambda: [i for i in records.unsettled() if i not in damaged]):
         papers = await asyncio.to_thread(records.papers, task_id)
         if papers and not (papers.manifest or papers.running or papers.seal):
             await _publish(records, engine, papers)

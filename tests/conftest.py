@@ -2,7 +2,7 @@
 
 import os
 
-pytest_plugins = ["tests.brokers.fixtures"]
+pytest_plugins = ["tests.brokers.fixtures", "tests.desk"]
 
 for name in [name for name in os.environ if name.startswith("AGENTQ_") and name != "AGENTQ_TEST_CACHE"]:
     del os.environ[name]

@@ -1,5 +1,6 @@
 """The command line: parse, call the app, print. Every command is a module of its own, imported when it is called."""
 
+import io
 import os
 import signal
 import sys
@@ -71,6 +72,8 @@ def agentq(
 def main() -> None:
     """The entry point: runs the command and turns what went wrong into words and an exit code."""
     signal.signal(signal.SIGINT, lambda *_: sys.exit(ExitCode.INTERRUPTED))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for them costs more than most commands
     try:
         try:

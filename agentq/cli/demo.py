@@ -1,5 +1,7 @@
 """`agentq demo`."""
 
+import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -25,4 +27,5 @@ def demo(
     elif folder.exists() and any(folder.iterdir()):
         raise Invalid(f"{folder} is not empty", hint="Give an empty or a new folder.")
     folder.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # no daemon is left behind
     Walk(folder.resolve(), broker).run()

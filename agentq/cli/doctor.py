@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 app = command()
 
+SHOWN = 3
+"""How many of the missing queues and exchanges are named."""
+
 
 @app.command()
 def doctor(
@@ -54,8 +57,9 @@ def _print(app: Any, findings: "Findings", done: list[str]) -> None:
         echo(f"engine    ok: {health.name} {health.version} at {', '.join(app.passwordless_broker)}")
         for note in health.notes:
             echo(f"          {note}")
-        for name in health.missing:
-            echo(f"missing   {name}")
+        if health.missing:
+            more = f" and {len(health.missing) - SHOWN} more" if len(health.missing) > SHOWN else ""
+            echo(f"missing   {', '.join(health.missing[:SHOWN])}{more}")
     if findings.engine_error:
         _print_error("engine", findings.engine_error)
     if findings.store_error:

@@ -34,7 +34,7 @@ def end(task_id: str, hand: "Hand", *, take_over: bool, json: bool, store: str |
     if json:
         echo_json(manifest)
     else:
-        echo(f"{task_id}  {manifest.status} by hand, unverified")
+        echo(f"{task_id}  {manifest.status} by hand{', unverified' if manifest.status == 'completed' else ''}")
 
 
 def _inside(task_id: str) -> Inside | None:

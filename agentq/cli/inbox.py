@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from agentq.cli.terms import AsJson, SomeIds, Store, Whose, ago, checked, command, echo, echo_json, one_line, say
+from agentq.cli.terms import AsJson, SomeIds, Store, Whose, ago, command, echo, echo_json, one_line, outcome, say
 from agentq.errors import NotFound
 from agentq.messages import Completion
 
@@ -40,7 +40,7 @@ def inbox(
 
 def _print(unread: list[Completion], name: str) -> None:
     for manifest in unread:
-        head = f"{manifest.task_id}  {manifest.status}  {checked(manifest)}  {ago(manifest.finished_at)}"
-        echo(f"{head}  {one_line(manifest.summary or manifest.reason)}".rstrip())
+        text = one_line((manifest.status != "completed" and manifest.reason) or manifest.summary)
+        echo(f"{manifest.task_id}  {outcome(manifest)}  {ago(manifest.finished_at)}  {text}".rstrip())
     if not unread:
         say(f"no unread completions for {name}")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentq.cli.terms import AsJson, Store, TaskId, checked, command, echo, echo_json, one_line, quoted, size
+from agentq.cli.terms import AsJson, Store, TaskId, command, echo, echo_json, one_line, quoted, size
 from agentq.errors import ExitCode, NotFound
 from agentq.messages import Artifact, Completion
 
@@ -71,7 +71,9 @@ def _where(artifact: Artifact) -> str:
 
 
 def _print(coordinator: "Coordinator", manifest: Completion, *, full: bool) -> None:
-    echo(f"{manifest.task_id} {manifest.status} by {manifest.from_}, attempt {manifest.attempt}, {checked(manifest)}")
+    verified = "verified" if manifest.verified else "unverified"
+    how = f", attempt {manifest.attempt}, {verified}" if manifest.status == "completed" else ""
+    echo(f"{manifest.task_id} {manifest.status} by {manifest.from_}{how}")
     if manifest.reason:
         echo(f"reason: {one_line(manifest.reason)}")
     _print_words(coordinator, manifest, full=full)
@@ -79,7 +81,7 @@ def _print(coordinator: "Coordinator", manifest: Completion, *, full: bool) -> N
         echo(f"{item.name:<12} {size(item.bytes):>9}  by {item.made_by:<6}  {item.ref}")
     late = coordinator.late_evidence(manifest)
     if late:
-        echo(f"and {len(late)} more pieces of other attempts below artifacts/{manifest.task_id}/")
+        echo(f"more below artifacts/{manifest.task_id}/, of other attempts: {len(late)}")
 
 
 def _print_words(coordinator: "Coordinator", manifest: Completion, *, full: bool) -> None:

@@ -166,6 +166,8 @@ def size(count: int) -> str:
     return f"{count:.1f} GiB"
 
 
-def checked(completion: Completion) -> str:
-    """Whether agentq checked the result or only somebody said so."""
-    return "verified" if completion.verified else "unverified"
+def outcome(completion: Completion) -> str:
+    """How a task ended and, when it completed, whether agentq checked that or only somebody said so."""
+    if completion.status != "completed":
+        return completion.status
+    return "completed  verified" if completion.verified else "completed  unverified"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agentq.cli.result import OUTCOME_CODES
-from agentq.cli.terms import AsJson, Store, TaskIds, checked, command, echo, echo_json, one_line, seconds
+from agentq.cli.terms import AsJson, Store, TaskIds, command, echo, echo_json, one_line, outcome, seconds
 from agentq.errors import WaitTimeout
 from agentq.messages import Completion
 
@@ -34,8 +34,8 @@ def wait(
     if json and (len(ids) > 1 or ended):
         echo_json(ended if len(ids) > 1 else ended[0])
     for manifest in () if json else ended:
-        why = f": {one_line(manifest.reason)}" if manifest.reason else ""
-        echo(f"{manifest.task_id}  {manifest.status}  {checked(manifest)}{why}")
+        why = f"  {one_line(manifest.reason)}" if manifest.reason else ""
+        echo(f"{manifest.task_id}  {outcome(manifest)}{why}")
     if late:
         raise late
     raise typer.Exit(min((code for m in ended if (code := OUTCOME_CODES[m.status])), default=0))

@@ -49,7 +49,7 @@ def _words(runner: str | None) -> list[str]:
     try:
         return shlex.split(runner or "")
     except ValueError as error:
-        raise Invalid(f"--runner {runner!r} is no command: {error}", hint="Quote it as for a shell.") from error
+        raise Invalid(f"the runner's command cannot be read: {error}", hint="Quote it as for a shell.") from error
 
 
 async def _run(app: "App", name: str, runner: list[str]) -> None:

@@ -20,6 +20,11 @@ def implement(output: Path) -> None:
         "`mean` divided by one too few; it divides by the number of values now. The failing test passes.\n",
         encoding="utf-8",
     )
+    (output / "report.md").write_text(
+        "# Report\n\n`mean([1, 2, 3])` gave 3: the sum was divided by `len(values) - 1`. One line of stats.py changed;"
+        f" the tests end with status {after.returncode} now (before: {before.returncode}).\n",
+        encoding="utf-8",
+    )
     (output / "risks.md").write_text(
         "Callers that made up for the wrong mean will be off now. An empty list still raises ZeroDivisionError.\n",
         encoding="utf-8",

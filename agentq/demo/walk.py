@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from agentq.errors import AgentqError
 
@@ -21,6 +22,8 @@ FILES = {
     ),
 }
 TASK = "# A failing test\n\n`python -m unittest` fails in this repository. Find out why, mend the code, not the test.\n"
+WORKERS = ("implementation-worker", "review-worker")
+NAMESPACE = "agentq-demo"
 READY_SECONDS = 30.0
 
 
@@ -28,13 +31,24 @@ class DemoFailed(AgentqError):
     """A step of the demo did not end as it must."""
 
 
+class Daemon(NamedTuple):
+    """A worker's process and what it says."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+
 class Walk:
     """One walk through in a folder of its own, which stays behind with all evidence."""
 
     def __init__(self, folder: Path, broker: str | None) -> None:
         self._folder = folder
-        self._broker = broker or f"sqlite://{folder}/queue.db"
-        self._environment = {key: value for key, value in os.environ.items() if not key.startswith(("AGENTQ_", "GIT_"))}
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("AGENTQ_", "GIT_"))}
+        self._environment = kept | {
+            "AGENTQ_BROKER": broker or folder.as_uri().replace("file:", "sqlite:", 1) + "/queue.db",
+            "AGENTQ_NAMESPACE": NAMESPACE,  # on a broker that others use, theirs are other queues
+            "AGENTQ_DATA": str(folder / "data"),
+        }
 
     def run(self) -> None:
         """Do it all; raises DemoFailed with the step that went wrong."""
@@ -42,13 +56,14 @@ class Walk:
         self._say("a git repository with a failing test, and two workers with a SCRIPTED agent (no model, no key)")
         self._make_repository()
         self._make_workers()
-        self._agentq("init", "--write", "--broker", self._broker, "--store", str(self._folder / "shared"), quiet=True)
+        self._agentq("init", "--write", "--store", str(self._folder / "shared"), quiet=True)
         with ExitStack() as daemons:
-            for name in ("implementation-worker", "review-worker"):
-                daemons.enter_context(self._daemon(name))
+            for daemon in [daemons.enter_context(self._daemon(name)) for name in WORKERS]:
+                self._until_ready(daemon)
             self._walk()
         self._check_patch()
         self._say(f"done in {time.monotonic() - started:.1f} s; all evidence stays in {self._folder / 'shared'}")
+        print(f"look again: cd {shlex.quote(str(self._folder))} && agentq result demo-fix", flush=True)
 
     def _walk(self) -> None:
         self._say("the coordinator submits, and is free at once")
@@ -81,8 +96,14 @@ class Walk:
         repository.mkdir()
         for name, text in FILES.items():
             (repository / name).write_text(text, encoding="utf-8")
-        author = ("-c", "user.name=agentq demo", "-c", "user.email=demo@localhost")
-        for command in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "A mean that is off by one"]):
+        settings = (
+            "user.name=agentq demo",
+            "user.email=demo@localhost",
+            "commit.gpgsign=false",
+            "core.hooksPath=/dev/null",
+        )
+        own = [word for setting in settings for word in ("-c", setting)]
+        for command in (["init", "-q"], ["add", "."], [*own, "commit", "-q", "-m", "A mean that is off by one"]):
             self._run(["git", *command], repository)
         (self._folder / "task.md").write_text(TASK, encoding="utf-8")
 
@@ -105,7 +126,7 @@ class Walk:
         (folder / "prompt.md").write_text(f"You are the {name} worker of the demo.\n", encoding="utf-8")
 
     @contextmanager
-    def _daemon(self, name: str) -> Iterator[None]:
+    def _daemon(self, name: str) -> Iterator[Daemon]:
         log = self._folder / f"{name}.log"
         command = [sys.executable, "-m", "agentq", "worker", "run", name]
         print(f"$ agentq worker run {name} &", flush=True)
@@ -114,8 +135,7 @@ class Walk:
                 command, cwd=self._folder, env=self._environment, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL
             )
         try:
-            self._until_ready(daemon, log)
-            yield
+            yield Daemon(daemon, log)
         finally:
             daemon.send_signal(signal.SIGTERM)
             try:
@@ -124,11 +144,11 @@ class Walk:
                 daemon.kill()
                 daemon.wait()
 
-    def _until_ready(self, daemon: "subprocess.Popen[bytes]", log: Path) -> None:
+    def _until_ready(self, daemon: Daemon) -> None:
         deadline = time.monotonic() + READY_SECONDS
-        while ": ready" not in (text := log.read_text(encoding="utf-8", errors="replace")):
-            if daemon.poll() is not None or time.monotonic() > deadline:
-                raise DemoFailed(f"a worker did not come up:\n{text}", hint=f"Its log is {log}.")
+        while ": ready" not in (text := daemon.log.read_text(encoding="utf-8", errors="replace")):
+            if daemon.process.poll() is not None or time.monotonic() > deadline:
+                raise DemoFailed(f"a worker did not come up:\n{text}", hint=f"Its log is {daemon.log}.")
             time.sleep(0.02)
 
     # ------------------------------------------------------------------ running things

@@ -1,0 +1,75 @@
+"""What the commands import: they are started thousands of times, and each pays for its own needs alone."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.desk import Desk
+
+AMQP_AND_S3 = {"aio_pika", "aiormq", "pamqp", "yarl", "boto3", "botocore"}
+HEAVY = AMQP_AND_S3 | {"asyncio", "ssl", "sqlite3", "ctypes", "tenacity", "rich", "concurrent", "multidict"}
+LOOK = """
+import json, sys
+sys.argv[0] = "agentq"
+from agentq.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
+"""
+
+
+def imported(desk: Desk, *arguments: str) -> set[str]:
+    """The top-level modules that a command has imported when it ends."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK, *arguments], cwd=desk.project, env=desk.environment, capture_output=True, text=True
+    )
+    from json import loads
+
+    return set(loads(done.stderr.splitlines()[-1]))
+
+
+@pytest.fixture
+def ended(desk: Desk) -> str:
+    task_id = desk.task()
+    desk.finish(task_id)
+    return task_id
+
+
+@pytest.mark.parametrize("command", ["status", "result", "inbox", "wait"])
+def test_what_only_reads_imports_neither_amqp_nor_s3_nor_an_event_loop(desk: Desk, ended: str, command: str) -> None:
+    desk.environment["AGENTQ_BROKER"] = "amqp://localhost/"
+    assert not imported(desk, command, ended) & HEAVY
+
+
+def test_status_of_a_waiting_task_imports_nothing_heavy_either(desk: Desk) -> None:
+    assert not imported(desk, "status", desk.task()) & HEAVY
+
+
+def test_help_and_version_import_no_command(desk: Desk) -> None:
+    for arguments in (("--help",), ("--version",)):
+        found = imported(desk, *arguments)
+        assert not found & HEAVY
+        assert "tomllib" not in found
+
+
+@pytest.mark.parametrize("command", ["submit", "init", "doctor", "dlq"])
+def test_the_embedded_engine_imports_neither_amqp_nor_s3(desk: Desk, command: str) -> None:
+    task = ("--to", "review-worker", "--type", "review", "-i", "Look.") if command == "submit" else ()
+    assert not imported(desk, command, *task) & (AMQP_AND_S3 | {"rich"})
+
+
+def test_status_takes_little_longer_than_what_it_is_built_on(desk: Desk) -> None:
+    task_id = desk.task()
+    floor = [sys.executable, "-c", "import typer, pydantic; from pydantic import BaseModel, TypeAdapter, Field"]
+    status = [sys.executable, "-m", "agentq", "status", task_id]
+    taken: dict[str, list[float]] = {"floor": [], "status": []}
+    for _ in range(5):
+        for name, command in (("floor", floor), ("status", status)):
+            began = time.perf_counter()
+            subprocess.run(command, cwd=desk.project, env=desk.environment, check=True, capture_output=True)
+            taken[name].append(time.perf_counter() - began)
+    assert min(taken["status"]) < 2.5 * min(taken["floor"]), taken
