@@ -9,7 +9,7 @@ demo: .venv/demo
 test: .venv/test
 	tests/brokers/install.sh
 	$(MAKE) check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 3 --dist loadfile
 
 test-all: test
 
