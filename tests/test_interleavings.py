@@ -137,6 +137,9 @@ KNOWN = {
     "a submit is about to register while its marks are removed": Scenario(
         workers=0, reader=False, doctor=True, turns=(writes(0, 2), writes(2, 1), writes(0, 3), writes(1, 1))
     ),
+    "a submit registers just after its marks were removed": Scenario(
+        workers=0, reader=False, doctor=True, turns=(writes(0, 2), writes(2, 9))
+    ),
     "a submit dies between registering and publishing": Scenario(turns=(writes(0, 3, "crash-after"),)),
     "a submit dies between publishing and noting it": Scenario(turns=(writes(0, 4, "crash-after"),)),
 }

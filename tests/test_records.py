@@ -138,6 +138,25 @@ def test_a_listing_that_was_overtaken_hides_no_attempt_and_no_end() -> None:
     assert (papers.counted, papers.next_number) == (2, 3)
 
 
+class CommittedWhileListed(MemoryStore):
+    """The owner commits while somebody lists the attempts."""
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        if prefix.startswith("attempts/"):
+            self.put_new(f"results/{TASK}.json", completion().to_json())
+        return super().keys(prefix)
+
+
+@pytest.mark.promise("status-right")
+def test_a_result_that_comes_while_the_papers_are_read_is_seen() -> None:
+    records = Records(CommittedWhileListed())
+    registered(records)
+    records.take(TASK, claim())
+    papers = records.papers(TASK)
+    assert papers
+    assert papers.manifest == completion()
+
+
 @pytest.mark.parametrize(
     "key", [f"tasks/{TASK}.json", f"attempts/{TASK}/1.json", f"attempts/{TASK}/1.end.json", f"results/{TASK}.json"]
 )
