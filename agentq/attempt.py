@@ -135,7 +135,7 @@ class Keeper:
 def standing(records: Records, start: Start) -> Stop | None:
     """Why the owner of an attempt must stop: None while it is still its to finish."""
     task_id, number = start.papers.envelope.task_id, start.claim.attempt
-    if records.taken(task_id, number + 1) or records.ended(task_id, number) or records.manifest(task_id):
+    if records.ended(task_id, number) or records.manifest(task_id) or records.taken(task_id, number + 1):
         return "lost"
     return "cancelled" if records.cancel_asked(task_id) else None
 
@@ -159,8 +159,7 @@ class AttemptRun:
         """Run the agent, commit its result or end the attempt, and clean up; never raises for what the agent did."""
         keeping = asyncio.create_task(self.keeper.keep())
         try:
-            with contextlib.suppress(StoreUnavailable):
-                await self.keeper.look()
+            await patiently(self._still_ours)  # what was sealed or cancelled since the claim must not start
             ran = await self._run_agent()
             verdict = await self._finish(ran)
         except BaseException:
