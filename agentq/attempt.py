@@ -1,4 +1,4 @@
-"""One attempt of a task: keep its lease, run the agent, collect and check the evidence, commit or end."""
+"""One attempt of a task: run the agent, collect and check the evidence, commit or end."""
 
 import asyncio
 import contextlib
@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
 
 from agentq.claim import Claims, Settle, Start, Verdict, end_of
 from agentq.config import PASSED_ENVIRONMENT, Profile
-from agentq.engine import Delivery, Engine, Guard
-from agentq.errors import AgentqError, Invalid, StoreUnavailable
+from agentq.engine import Delivery, Engine
+from agentq.errors import AgentqError, Invalid
 from agentq.evidence import (
     PATCH,
     SUMMARY,
@@ -27,9 +26,10 @@ from agentq.evidence import (
     report_text,
     summary_from,
 )
+from agentq.keeper import Keeper, standing
 from agentq.lifecycle import backoff
 from agentq.messages import Outcome, Usage, sha256_hex, utc_now
-from agentq.papers import Lease, Proposal, new_token
+from agentq.papers import Proposal
 from agentq.patience import cancelled, patiently
 from agentq.prompt import render
 from agentq.records import Records, evidence_prefix
@@ -39,8 +39,6 @@ from agentq.settle import REPORT, commit, completion_of
 from agentq.workspace import Workspace, open_workspace
 
 log = logging.getLogger("agentq")
-
-Stop = Literal["lost", "cancelled", "drained"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,90 +54,6 @@ class Bench:
     scratch: Path
 
 
-class Keeper:
-    """Renews the lease, publishes the guard, and notices when the attempt is no longer ours to finish."""
-
-    def __init__(self, bench: Bench, start: Start, delivery: Delivery) -> None:
-        self._bench = bench
-        self._start = start
-        self._delivery = delivery
-        self._guard: str | None = None
-        self._counter = 0
-        self._name = f"{start.papers.envelope.task_id}: attempt {start.claim.attempt}"
-        self._renewing = asyncio.Lock()
-        self._renewed = asyncio.Event()
-        self.stop: Stop | None = None
-        self.stopped = asyncio.Event()
-
-    def ask(self, why: Stop) -> None:
-        """Ask the attempt to stop; the first reason holds, but nothing outdoes that it is lost."""
-        if self.stop is None or why == "lost":
-            self.stop = why
-            self.stopped.set()
-
-    async def keep(self) -> None:
-        """Renew until cancelled; a store or an engine that is away for a while is waited for."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._renew_forever())
-            group.create_task(self._hand_over())
-
-    async def look(self) -> None:
-        """Read whether the attempt is still ours; StoreUnavailable when that cannot be told."""
-        stop = await asyncio.to_thread(standing, self._bench.records, self._start)
-        if stop:
-            self.ask(stop)
-
-    async def _renew_forever(self) -> None:
-        while True:
-            await asyncio.sleep(self._bench.profile.limits.renew_seconds)
-            try:
-                await self._renew()
-                await self.look()
-            except StoreUnavailable as error:
-                log.debug("%s cannot be renewed: %s", self._name, error)
-            except Exception:
-                log.exception("%s cannot be renewed", self._name)
-
-    async def _renew(self) -> None:
-        async with self._renewing:
-            self._counter += 1
-            claim = self._start.claim
-            lease = Lease(token=claim.token, counter=self._counter, at=utc_now(), guard=self._guard)
-            task_id = self._start.papers.envelope.task_id
-            await asyncio.to_thread(self._bench.records.renew, task_id, claim.attempt, lease)
-        self._renewed.set()
-
-    async def _hand_over(self) -> None:
-        """Give the task a guard, then let go of the delivery; not before the first renewal, and until it is done."""
-        await self._renewed.wait()
-        while True:
-            try:
-                return await self._guard_and_ack()
-            except AgentqError as error:
-                log.debug("%s has no guard yet: %s", self._name, error)
-            except Exception:
-                log.exception("%s has no guard yet", self._name)
-            await asyncio.sleep(self._bench.profile.limits.renew_seconds)
-
-    async def _guard_and_ack(self) -> None:
-        """Put the guard in the engine, note it in the lease, then let go of the delivery, in this order."""
-        if self._guard is None:
-            guard = Guard(attempt=self._start.claim.attempt, counter=self._counter, id=new_token())
-            lease = self._bench.profile.limits.lease_seconds
-            await self._bench.engine.publish(self._start.papers.envelope, delay=lease, guard=guard)
-            self._guard = guard.id
-        await self._renew()
-        await self._delivery.ack()
-
-
-def standing(records: Records, start: Start) -> Stop | None:
-    """Why the owner of an attempt must stop: None while it is still its to finish."""
-    task_id, number = start.papers.envelope.task_id, start.claim.attempt
-    if records.ended(task_id, number) or records.manifest(task_id) or records.taken(task_id, number + 1):
-        return "lost"
-    return "cancelled" if records.cancel_asked(task_id) else None
-
-
 class AttemptRun:
     """Carries one claimed attempt to its end; `run` answers what is to be done with the task then."""
 
@@ -153,13 +67,13 @@ class AttemptRun:
         self._scratch = Scratch(bench.scratch, self._envelope.task_id, self._number)
         self._workspace: Workspace | None = None
         self._began = time.monotonic()
-        self.keeper = Keeper(bench, start, delivery)
+        self.keeper = Keeper(bench.records, bench.engine, bench.profile.limits, start, delivery)
 
     async def run(self) -> Verdict:
         """Run the agent, commit its result or end the attempt, and clean up; never raises for what the agent did."""
         keeping = asyncio.create_task(self.keeper.keep())
         try:
-            await patiently(self._still_ours)  # what was sealed or cancelled since the claim must not start
+            await self._look()  # what was sealed or cancelled since the claim must not start
             ran = await self._run_agent()
             verdict = await self._finish(ran)
         except BaseException:
@@ -263,7 +177,7 @@ class AttemptRun:
 
     async def _finish(self, ran: Ran) -> Verdict:
         evidence, summary = await self._collect(ran)
-        await patiently(self._still_ours)
+        await self._look()
         if self.keeper.stop == "lost":
             log.warning(
                 "%s: attempt %d was taken over; its work is kept as late evidence", self._envelope.task_id, self._number
@@ -275,8 +189,8 @@ class AttemptRun:
             return await self._commit("cancelled", evidence, summary, reason="cancelled while it ran")
         return await self._judge(ran, evidence, summary)
 
-    def _still_ours(self) -> None:
-        stop = standing(self._records, self._start)
+    async def _look(self) -> None:
+        stop = await patiently(functools.partial(standing, self._records, self._start))
         if stop:
             self.keeper.ask(stop)
 

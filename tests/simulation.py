@@ -23,12 +23,12 @@ from unittest import mock
 from agentq import claim as claim_module
 from agentq import coordinator as coordinator_module
 from agentq import settle as settle_module
-from agentq.attempt import Stop, standing
 from agentq.claim import Claims, LookAgain, Park, Refuse, Settle, Start, Terms, Verdict, end_of
 from agentq.coordinator import Coordinator, Hand
 from agentq.doctor import Findings, ailments, repair
 from agentq.engine import Guard
 from agentq.errors import AgentqError, Conflict, EngineUnavailable, NotFound, NothingYet, StoreUnavailable
+from agentq.keeper import Stop, standing
 from agentq.lifecycle import Papers, derive
 from agentq.messages import Completion, Envelope, sha256_hex
 from agentq.papers import Attempt, Claim, Lease, Owner, Seal, new_token
