@@ -49,6 +49,7 @@ class Settings(Section):
     namespace: Name = "agentq"
     coordinator: Name = "coordinator"
     agents: tuple[Name, ...] = ()
+    require_profiles: bool = False
     workers: Path | None = None
     data: Path
     rabbitmq: RabbitMQSection = RabbitMQSection()
@@ -210,6 +211,7 @@ class LimitsSection(Section):
     lease_seconds: Positive = 20.0
     renew_seconds: Positive = 5.0
     sweep_seconds: Positive = 30.0
+    look_seconds: Positive = 0.5
 
     @model_validator(mode="after")
     def _renewed_in_time(self) -> Self:
@@ -225,6 +227,7 @@ class RetrySection(Section):
     delay_seconds: Annotated[float, Field(ge=0)] = 10.0
     factor: Annotated[float, Field(ge=1)] = 3.0
     longest_seconds: Positive = 600.0
+    jitter: Annotated[float, Field(ge=0, le=1)] = 0.2
 
 
 class EnvironmentSection(Section):
@@ -239,6 +242,7 @@ class Profile(Section):
 
     agent: Name
     types: tuple[Name, ...] = ()
+    irreversible: tuple[Name, ...] = ()
     runner: RunnerSection = RunnerSection()
     workspace: WorkspaceSection = WorkspaceSection()
     evidence: EvidenceSection = EvidenceSection()

@@ -16,11 +16,19 @@ State = Literal["pending", "processing", "completed", "failed", "cancelled", "ex
 WaitsFor = Literal["queued", "delayed", "dependencies", "approval", "lease"]
 
 
+class Need(Message):
+    """Another task that this one waits for, and its result once it has one."""
+
+    task_id: str
+    manifest: Completion | None = None
+
+
 class Papers(Message):
     """All that decides the state of one task, read at one moment."""
 
     envelope: Envelope
     attempts: tuple[Attempt, ...] = ()
+    needs: tuple[Need, ...] = ()
     manifest: Completion | None = None
 
     @property

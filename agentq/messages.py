@@ -23,6 +23,7 @@ VERSION = 1
 ENVELOPE_LIMIT = 64 * 1024
 LONGEST_SECONDS = 366 * 24 * 3600
 SUMMARY_LIMIT = 1000
+NEEDS_LIMIT = 1000
 
 Priority = Literal["low", "normal", "high", "urgent"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
@@ -104,7 +105,8 @@ class Envelope(Message):
     timeout_seconds: Seconds | None = None
     max_attempts: Annotated[int, Field(ge=1, le=1000)] | None = None
     not_before: AwareDatetime | None = None
-    depends_on: tuple[TaskId, ...] = ()
+    delay_seconds: Seconds | None = None
+    depends_on: Annotated[tuple[TaskId, ...], Field(max_length=NEEDS_LIMIT)] = ()
     run_if: Literal["completed", "always"] = "completed"
     requires_approval: bool = False
     group: TaskId | None = None
@@ -113,6 +115,7 @@ class Envelope(Message):
     labels: dict[str, str] = Field(default_factory=dict)
     traceparent: str | None = None
     signature: dict[str, Any] | str | None = None
+    plan: tuple["Envelope", ...] = ()
 
     @field_validator("instructions")
     @classmethod
@@ -182,6 +185,7 @@ class Completion(Message):
     """How a task ended: the manifest in the store and the notice to the coordinator are both this.
 
     `given_up` says that agentq failed it (attempts used up, or nothing may run it), so that it is dead-lettered.
+    Of a cancelled attempt `stopped` says whether its process tree is proven gone, `stop_seconds` how long that took.
     """
 
     task_id: TaskId
@@ -197,6 +201,8 @@ class Completion(Message):
     reason: str | None = None
     verified: bool = False
     given_up: bool = False
+    stopped: Literal["proven", "presumed"] | None = None
+    stop_seconds: float | None = None
     artifacts: tuple[Artifact, ...] = ()
     usage: Usage = Usage()
 

@@ -68,17 +68,53 @@ class End(Message):
 
 
 class Proposal(Message):
-    """What a running agent says of its own attempt; the daemon checks it and commits."""
+    """What a running agent says of its own attempt; the daemon checks it and commits, or gives the task back."""
 
     task_id: TaskId
     attempt: int
     token: str
-    status: Literal["completed", "failed"]
+    status: Literal["completed", "failed", "released"]
     by: str
     at: AwareDatetime
     summary: str = ""
     reason: str | None = None
     report: str | None = None
+    not_before: AwareDatetime | None = None
+
+
+class Cancel(Message):
+    """Somebody asked to cancel the task: whoever runs it stops, and nobody starts it any more."""
+
+    token: str
+    by: str
+    at: AwareDatetime
+    reason: str | None = None
+
+
+class Approval(Message):
+    """Somebody approved exactly this: the digest of the envelope, its context and the results that it needs."""
+
+    token: str
+    digest: str
+    context_sha256: str | None = None
+    by: str
+    at: AwareDatetime
+
+
+class Demand(Message):
+    """A worker whose profile takes the task's type for irreversible asks for an approval that the envelope does not."""
+
+    token: str
+    by: str
+    at: AwareDatetime
+    reason: str
+
+
+class Release(Message):
+    """The last gate of the task is open since then; its TTL counts from here."""
+
+    token: str
+    at: AwareDatetime
 
 
 class Attempt(Message):

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
 from agentq.messages import Usage
 
-Ended = Literal["done", "failed", "refused", "try_again", "timed_out", "stopped"]
+Ended = Literal["done", "failed", "refused", "try_again", "parked", "timed_out", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,16 @@ class Job:
 @dataclass(frozen=True, slots=True)
 class Ran:
     """How the agent ended: `refused` is final, `failed`, `try_again` and `timed_out` may be tried again, `stopped`
-    was our own doing. `final_text` is its last word, where the runner can tell."""
+    was our own doing, `parked` waits for `not_before` (a rate limit) and does not count. `final_text` is its last
+    word, where the runner can tell; `proven` that nothing of its process tree is left."""
 
     ended: Ended
     reason: str | None = None
     final_text: str = ""
     exit_code: int | None = None
     usage: Usage = field(default_factory=Usage)
+    not_before: datetime | None = None
+    proven: bool = False
 
 
 class Runner(Protocol):
