@@ -1,7 +1,7 @@
 """The one place that puts the parts together, from settings; heavy parts are imported when first needed."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +10,15 @@ from urllib.parse import unquote, urlsplit
 from agentq.config import Profile, Settings, absolute, find_profile, load_settings, profiles
 from agentq.coordinator import Coordinator, Registered
 from agentq.engine import DeadLetter, Declared, Engine, Health
-from agentq.errors import EngineUnavailable, Invalid, NotFound, StoreUnavailable
+from agentq.errors import AgentqError, EngineUnavailable, Invalid, NotFound, StoreUnavailable
 from agentq.messages import Envelope, is_key, parse_envelope
 from agentq.records import Records
 from agentq.store import Store
 
 if TYPE_CHECKING:
     from agentq.doctor import Findings
+    from agentq.lifecycle import Papers
+    from agentq.hands import Hands
     from agentq.papers import Claim
     from agentq.worker import Worker
 
@@ -95,11 +97,19 @@ def _is_orphaned(claim: "Claim") -> bool:
     return is_orphaned(claim)
 
 
+def _bury_orphaned(claim: "Claim") -> bool:
+    """The same, and what its agent left running on this host is stopped first."""
+    from agentq.ownership import bury_orphaned
+
+    return bury_orphaned(claim)
+
+
 class App:
     """agentq for one set of settings: what the CLI and other edges call."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._released: list[Envelope] = []
 
     @classmethod
     def load(cls, **flags: Any) -> "App":
@@ -120,7 +130,14 @@ class App:
     @cached_property
     def coordinator(self) -> Coordinator:
         """The coordinator's side."""
-        return Coordinator(self.records, is_gone=_is_orphaned)
+        return Coordinator(self.records, is_gone=_is_orphaned, released=self._released)
+
+    @cached_property
+    def hands(self) -> "Hands":
+        """What hands do to tasks."""
+        from agentq.hands import Hands
+
+        return Hands(self.records, is_gone=_bury_orphaned, released=self._released)
 
     @cached_property
     def profiles(self) -> Mapping[str, Profile]:
@@ -176,28 +193,66 @@ class App:
 
     async def submit(self, request: Envelope, context: bytes | None = None) -> Registered:
         """Register a task and hand it to the engine; nothing is written when the engine would refuse it."""
-        self.check_target(request.to, request.type)
+        return await self._submit(request, lambda: self.coordinator.register(request, context))
+
+    async def submit_plan(self, request: Envelope, contexts: Mapping[str, bytes]) -> Registered:
+        """Register a plan with all its tasks, and hand those to the engine that may start."""
+        return await self._submit(request, lambda: self.coordinator.register_plan(request, contexts))
+
+    async def _submit(self, request: Envelope, register: Callable[[], Registered]) -> Registered:
+        request = self._with_approvals(request)
+        requests = request.plan or (request,)
+        for task in requests:
+            self.check_target(task.to, task.type)
         async with self.engine() as engine:
-            await engine.ready(request.to)
-            registered = self.coordinator.register(request, context)
-            if registered.unpublished:
-                await self._publish(engine, registered.envelope)
+            for agent in sorted({task.to for task in requests}):
+                await engine.ready(agent)
+            registered = register()
+            await self._publish_all(engine, registered.envelope, registered.publish)
         return registered
 
-    async def _publish(self, engine: Engine, envelope: Envelope) -> None:
-        from agentq.lifecycle import Papers, due
-        from agentq.messages import utc_now
+    def _with_approvals(self, request: Envelope) -> Envelope:
+        """The request asks for an approval where the profile of its agent takes the type for irreversible."""
+        if request.is_group:
+            return request.model_copy(update={"plan": tuple(map(self._with_approvals, request.plan))})
+        profile = self.profiles.get(request.to)
+        demands = profile is not None and request.type in profile.irreversible
+        return request.model_copy(update={"requires_approval": True}) if demands else request
 
-        until = due(Papers(envelope=envelope))
-        delay = max(0.0, (until - utc_now()).total_seconds()) if until else 0.0
+    async def _publish_all(self, engine: Engine, asked: Envelope, tasks: Sequence[Envelope]) -> None:
+        from agentq.settle import publish
+
         try:
-            await engine.publish(envelope, delay=delay)
+            for task in tasks:
+                await publish(self.records, engine, task)
         except EngineUnavailable as error:
             raise EngineUnavailable(
-                f"{envelope.task_id} is registered, but not known to be in its queue: {error}",
-                hint=f"Nothing is lost: repeat the command with --id {envelope.task_id}, or wait: workers publish it.",
+                f"{asked.task_id} is registered, but not known to be in its queue: {error}",
+                hint=f"Nothing is lost: repeat the command with --id {asked.task_id}, or wait: workers publish it.",
             ) from error
-        self.coordinator.published(envelope.task_id)
+        if asked.is_group:
+            self.records.published(asked.task_id)
+
+    def hand_over(self) -> AgentqError | None:
+        """Hand to the engine what reading and hands released; what hindered that, if anything: a sweep does it then."""
+        if not self._released:
+            return None
+        import asyncio
+
+        tasks = self._released.copy()
+        self._released.clear()
+        return asyncio.run(self._hand_over(tasks))
+
+    async def _hand_over(self, tasks: Sequence[Envelope]) -> AgentqError | None:
+        from agentq.settle import publish
+
+        try:
+            async with self.engine() as engine:
+                for task in tasks:
+                    await publish(self.records, engine, task)
+        except AgentqError as error:
+            return error
+        return None
 
     # ------------------------------------------------------------------ dead letters
 
@@ -206,13 +261,22 @@ class App:
         async with self.engine() as engine:
             return await engine.dead_letters()
 
-    async def remove_dead_letters(self, ids: Sequence[str]) -> int:
+    async def remove_dead_letters(self, ids: Collection[str]) -> int:
         """Remove dead letters for good; answers how many were there."""
         async with self.engine() as engine:
-            return sum([await engine.remove_dead_letter(letter_id) for letter_id in ids])
+            return await engine.remove_dead_letters(ids)
+
+    def papers_of(self, letter: DeadLetter) -> "Papers | None":
+        """The papers of a dead letter's task, None when no task with that content is registered here."""
+        try:
+            request = parse_envelope(letter.body)
+        except Invalid:
+            return None
+        papers = self.records.papers(request.task_id)
+        return papers if papers and papers.envelope.request_sha256 == request.request_digest() else None
 
     async def retry_dead_letter(self, letter: DeadLetter) -> Envelope:
-        """Submit again what a dead letter asked for, then remove it; another letter of that task changes nothing.
+        """Submit again what a dead letter asked for; repeating, or another letter of that task, changes nothing.
 
         A finished task becomes a new one that cites it, one that has not ended is published again, an unknown one
         is registered. Raises Invalid for what is no task, or not the one registered under that id.
@@ -226,13 +290,10 @@ class App:
             )
         if known and self.coordinator.status(known.task_id).finished_at is None:
             async with self.engine() as engine:
-                await self._publish(engine, known)
-            again = known
-        else:
-            request = self.coordinator.retry(known.task_id, _next_id(known.task_id)) if known else request
-            again = (await self.submit(request)).envelope
-        await self.remove_dead_letters([letter.id])
-        return again
+                await self._publish_all(engine, known, [known])
+            return known
+        request = self.coordinator.retry(known.task_id, _next_id(known.task_id)) if known else request
+        return (await self.submit(request)).envelope
 
     def _registered(self, task_id: str) -> Envelope | None:
         with contextlib.suppress(NotFound):

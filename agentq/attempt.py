@@ -5,17 +5,19 @@ import contextlib
 import functools
 import logging
 import os
+import random
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from agentq.claim import Claims, Settle, Start, Verdict, end_of
+from agentq.commit import REPORT, commit, completion_of
 from agentq.config import PASSED_ENVIRONMENT, Profile
 from agentq.engine import Delivery, Engine
-from agentq.errors import AgentqError, Invalid
+from agentq.errors import AgentqError, Conflict, Invalid
 from agentq.evidence import (
     PATCH,
     SUMMARY,
@@ -26,19 +28,21 @@ from agentq.evidence import (
     report_text,
     summary_from,
 )
+from agentq.handover import hand_over
 from agentq.keeper import Keeper, standing
-from agentq.lifecycle import backoff
-from agentq.messages import Outcome, Usage, sha256_hex, utc_now
+from agentq.lifecycle import backoff, cancelled_because
+from agentq.messages import Outcome, Stopped, utc_now
 from agentq.papers import Proposal
 from agentq.patience import cancelled, patiently
 from agentq.prompt import render
 from agentq.records import Records, evidence_prefix
 from agentq.runner import Job, Ran, Runner
 from agentq.scratch import Scratch
-from agentq.settle import REPORT, commit, completion_of
 from agentq.workspace import Workspace, open_workspace
 
 log = logging.getLogger("agentq")
+
+SHORTEST_PARK, LONGEST_PARK = timedelta(seconds=1), timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class AttemptRun:
         self._scratch = Scratch(bench.scratch, self._envelope.task_id, self._number)
         self._workspace: Workspace | None = None
         self._began = time.monotonic()
+        self._gone_at = self._began
+        self._stopped: Stopped = "proven"  # nothing runs yet
         self.keeper = Keeper(bench.records, bench.engine, bench.profile.limits, start, delivery)
 
     async def run(self) -> Verdict:
@@ -93,57 +99,47 @@ class AttemptRun:
             job = await patiently(self._prepare)
         except Invalid as error:
             return Ran("refused", str(error))
+        except Conflict as error:
+            return Ran("parked", str(error))
         except (AgentqError, OSError) as error:
             return Ran("failed", f"the attempt could not be prepared: {error}")
         return await self._unless_stopped(self._bench.runner, job)
 
     async def _unless_stopped(self, runner: Runner, job: Job) -> Ran:
-        """Run a program to its end, or stop it when the attempt has to stop."""
-        agent = asyncio.create_task(runner.run(job))
-        stopped = asyncio.create_task(self.keeper.stopped.wait())
-        try:
-            await asyncio.wait({agent, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            return agent.result() if agent.done() else Ran("stopped", self.keeper.stop)
-        finally:
-            agent.cancel()  # once: a second time would take the rest of its grace from it
-            stopped.cancel()
-            await asyncio.gather(agent, stopped, return_exceptions=True)
+        """Run a program to its end, and note when, and whether, all of it was gone."""
+        if self.keeper.stop:
+            return Ran("stopped", f"{self.keeper.stop} before it was started")
+        ran = await runner.run(job)
+        self._gone_at = time.monotonic()
+        if not ran.proven:
+            self._stopped = "presumed"
+        return ran
 
     def _prepare(self) -> Job:
         """Make the attempt's folders and prompt; raises Invalid for what no further attempt could mend."""
         self._scratch.create()
-        context = self._copy_context()
+        handover = hand_over(self._records, self._start.papers, self._scratch)
         self._workspace = self._open_workspace()
-        limits = self._bench.profile.limits
-        prompt = render(
-            self._bench.profile, self._start.papers, self._number, context, self._scratch.output, self._workspace.path
-        )
+        limits, work, output = self._bench.profile.limits, self._workspace.path, self._scratch.output
+        prompt = render(self._bench.profile, self._start.papers, self._number, handover, output, work)
+        timeout = self._envelope.timeout_seconds or limits.timeout_seconds
+        return self._job(prompt, work, self._scratch.transcript, timeout, limits.silence_seconds)
+
+    def _job(self, prompt: str, workdir: Path, transcript: Path, timeout: float, silence: float | None = None) -> Job:
         return Job(
             task_id=self._envelope.task_id,
             attempt=self._number,
             token=self._start.claim.token,
             prompt=prompt,
-            workdir=self._workspace.path,
+            workdir=workdir,
             output=self._scratch.output,
-            transcript=self._scratch.transcript,
-            environment=self._environment(context),
-            timeout_seconds=self._envelope.timeout_seconds or limits.timeout_seconds,
-            silence_seconds=limits.silence_seconds,
-            output_limit=limits.output_bytes,
+            transcript=transcript,
+            environment=self._environment(),
+            timeout_seconds=timeout,
+            silence_seconds=silence,
+            output_limit=self._bench.profile.limits.output_bytes,
+            stop=self.keeper.stopped,
         )
-
-    def _copy_context(self) -> Path | None:
-        ref = self._envelope.context_ref
-        if ref is None:
-            return None
-        key = self._records.store.key(ref)
-        data = self._records.store.get(key) if key else None
-        if data is None:
-            raise Invalid(f"the context {ref} is not in this worker's store {self._records.store.url}")
-        if self._envelope.context_sha256 not in (None, sha256_hex(data)):
-            raise Invalid(f"the context {ref} was altered after the task was submitted")
-        self._scratch.context.write_bytes(data)
-        return self._scratch.context
 
     def _open_workspace(self) -> Workspace:
         section, labels = self._bench.profile.workspace, self._envelope.labels
@@ -156,7 +152,7 @@ class AttemptRun:
             base=labels.get("base") or section.base,
         )
 
-    def _environment(self, context: Path | None) -> Mapping[str, str]:
+    def _environment(self) -> Mapping[str, str]:
         section = self._bench.profile.environment
         passed = {name: os.environ[name] for name in (*PASSED_ENVIRONMENT, *section.let_through) if name in os.environ}
         tools = str(Path(sys.executable).parent)
@@ -169,14 +165,16 @@ class AttemptRun:
             "AGENTQ_OUTPUT": str(self._scratch.output),
             "AGENTQ_STORE": self._records.store.url,
         }
-        if context:
-            own["AGENTQ_CONTEXT"] = str(context)
+        copies = {"CONTEXT": self._scratch.context, "EARLIER": self._scratch.earlier, "NEEDS": self._scratch.needs}
+        own |= {f"AGENTQ_{name}": str(path) for name, path in copies.items() if path.exists()}
         return passed | section.set | own
 
     # ------------------------------------------------------------------ finishing
 
     async def _finish(self, ran: Ran) -> Verdict:
-        evidence, summary = await self._collect(ran)
+        proposal = await patiently(functools.partial(self._records.proposal, self._envelope.task_id, self._number))
+        ran = _as_told(ran, proposal)
+        evidence, summary = await self._collect(ran, proposal)
         await self._look()
         if self.keeper.stop == "lost":
             log.warning(
@@ -186,30 +184,42 @@ class AttemptRun:
         if self.keeper.stop == "drained":
             return await self._end("interrupted: the worker was stopped", evidence, counts=False)
         if self.keeper.stop == "cancelled":
-            return await self._commit("cancelled", evidence, summary, reason="cancelled while it ran")
-        return await self._judge(ran, evidence, summary)
+            return await self._cancelled(evidence, summary)
+        return await self._judge(ran, proposal, evidence, summary)
 
     async def _look(self) -> None:
         stop = await patiently(functools.partial(standing, self._records, self._start))
         if stop:
             self.keeper.ask(stop)
 
-    async def _judge(self, ran: Ran, evidence: Evidence, summary: str) -> Verdict:
+    async def _cancelled(self, evidence: Evidence, summary: str) -> Verdict:
+        cancel = await patiently(functools.partial(self._records.cancel, self._envelope.task_id))
+        return await self._commit(
+            "cancelled",
+            evidence,
+            summary,
+            reason=cancelled_because(cancel) if cancel else None,
+            stopped=self._stopped,
+            stop_seconds=round(max(0.0, self._gone_at - (self.keeper.stopped_at or self._gone_at)), 3),
+        )
+
+    async def _judge(self, ran: Ran, proposal: Proposal | None, evidence: Evidence, summary: str) -> Verdict:
         """Commit what is final, end what may be tried again."""
-        proposal = await patiently(self._proposal)
         if ran.ended == "refused":
             return await self._commit("failed", evidence, summary, reason=ran.reason)
         if proposal and proposal.status == "failed" and ran.ended in ("done", "failed"):
             return await self._commit("failed", evidence, summary, reason=proposal.reason)
+        if ran.ended == "parked":
+            return await self._end(
+                ran.reason or ran.ended, evidence, counts=False, retry_at=_within_bounds(ran.not_before)
+            )
         if ran.ended != "done":
-            return await self._end(ran.reason or ran.ended, evidence)
+            return await self._end(ran.reason or ran.ended, evidence, retry_at=self._next_try())
         if evidence.faults:
-            return await self._end(f"the agent said it was done, but {'; '.join(evidence.faults)}", evidence)
+            reason = f"the agent said it was done, but {'; '.join(evidence.faults)}"
+            return await self._end(reason, evidence, retry_at=self._next_try())
         usage = ran.usage.model_copy(update={"seconds": round(time.monotonic() - self._began, 3)})
         return await self._commit("completed", evidence, summary, usage=usage, verified=True)
-
-    def _proposal(self) -> Proposal | None:
-        return self._records.proposal(self._envelope.task_id, self._number)
 
     async def _commit(
         self,
@@ -218,8 +228,8 @@ class AttemptRun:
         summary: str,
         *,
         reason: str | None = None,
-        usage: Usage | None = None,
         verified: bool = False,
+        **more: object,
     ) -> Verdict:
         completion = completion_of(
             self._start.papers,
@@ -231,19 +241,22 @@ class AttemptRun:
             verified=verified,
             artifacts=tuple(evidence.artifacts),
         )
-        completion = completion.model_copy(update={"usage": usage or Usage()})
+        completion = completion.model_copy(update=more)
         return Settle(await patiently(functools.partial(commit, self._records, completion)))
 
-    async def _end(self, reason: str, evidence: Evidence, *, counts: bool = True) -> Verdict:
-        retry, papers = self._bench.profile.retry, self._start.papers
-        delay = backoff(retry.delay_seconds, retry.factor, retry.longest_seconds, papers.counted + 1)
-        end = end_of(self._start.claim, self._bench.profile.agent, reason, counts=counts)
-        end = end.model_copy(
-            update={
-                "artifacts": tuple(evidence.artifacts),
-                "retry_at": utc_now() + timedelta(seconds=delay) if counts else None,
-            }
+    def _next_try(self) -> datetime:
+        retry, counted = self._bench.profile.retry, self._start.papers.counted + 1
+        delay = backoff(
+            retry.delay_seconds, retry.factor, retry.longest_seconds, counted, retry.jitter, random.random()
         )
+        return utc_now() + timedelta(seconds=delay)
+
+    async def _end(
+        self, reason: str, evidence: Evidence, *, counts: bool = True, retry_at: datetime | None = None
+    ) -> Verdict:
+        by = self._bench.profile.agent
+        end = end_of(self._start.claim, by, reason, counts=counts, retry_at=retry_at, stopped=self._stopped)
+        end = end.model_copy(update={"artifacts": tuple(evidence.artifacts)})
         await patiently(functools.partial(self._records.end, self._envelope.task_id, end))
         log.info("%s: attempt %d ended: %s", self._envelope.task_id, self._number, reason)
         return await self._decide()
@@ -254,7 +267,7 @@ class AttemptRun:
 
     # ------------------------------------------------------------------ evidence
 
-    async def _collect(self, ran: Ran) -> tuple[Evidence, str]:
+    async def _collect(self, ran: Ran, proposal: Proposal | None) -> tuple[Evidence, str]:
         """Put everything the attempt left into the store, and check it against what was asked for."""
         collector = Collector(self._records, self._prefix)
         if not self._scratch.root.exists():
@@ -262,7 +275,7 @@ class AttemptRun:
         await patiently(functools.partial(self._add_own, collector))
         if ran.ended == "done":
             await self._verify(collector)
-        return await patiently(functools.partial(self._add_agents, collector, ran))
+        return await patiently(functools.partial(self._add_agents, collector, ran, proposal))
 
     def _add_own(self, collector: Collector) -> None:
         collector.evidence = Evidence()
@@ -270,11 +283,11 @@ class AttemptRun:
             collector.add(TRANSCRIPT, self._scratch.transcript, suffix=".log")
         self._add_patch(collector)
 
-    def _add_agents(self, own: Collector, ran: Ran) -> tuple[Evidence, str]:
+    def _add_agents(self, own: Collector, ran: Ran, proposal: Proposal | None) -> tuple[Evidence, str]:
         collector = own.copy()
         collector.add_output(self._scratch.output)
         evidence = collector.evidence
-        summary = self._summary(evidence, self._proposal(), ran)
+        summary = self._summary(evidence, proposal, ran)
         report = report_text(evidence, ran.final_text, summary)
         if report:
             collector.add(REPORT, report, suffix=".md")
@@ -294,26 +307,13 @@ class AttemptRun:
         section = self._bench.profile.evidence
         if self._bench.verifier is None or self._workspace is None:
             return
-        ran = await self._unless_stopped(self._bench.verifier, self._verify_job(self._workspace))
+        job = self._job("", self._workspace.path, self._scratch.tests, section.verify_seconds)
+        ran = await self._unless_stopped(self._bench.verifier, job)
         if ran.ended != "done":
             collector.evidence.faults.append(f"the verify command ({' '.join(section.verify)}) {ran.reason}")
         if self._scratch.tests.exists():
             add = functools.partial(collector.add, TEST_OUTPUT, self._scratch.tests, suffix=".txt")
             await patiently(add)
-
-    def _verify_job(self, workspace: Workspace) -> Job:
-        return Job(
-            task_id=self._envelope.task_id,
-            attempt=self._number,
-            token=self._start.claim.token,
-            prompt="",
-            workdir=workspace.path,
-            output=self._scratch.output,
-            transcript=self._scratch.tests,
-            environment=self._environment(None),
-            timeout_seconds=self._bench.profile.evidence.verify_seconds,
-            output_limit=self._bench.profile.limits.output_bytes,
-        )
 
     def _summary(self, evidence: Evidence, proposal: Proposal | None, ran: Ran) -> str:
         texts = [proposal.summary] if proposal else []
@@ -328,3 +328,17 @@ class AttemptRun:
             with contextlib.suppress(AgentqError):
                 self._workspace.remove()
         self._scratch.remove()
+
+
+def _as_told(ran: Ran, proposal: Proposal | None) -> Ran:
+    """An agent that gave its task back and then ended by itself is parked, whatever its exit code."""
+    if proposal is None or proposal.status != "released" or ran.ended not in ("done", "failed", "try_again", "parked"):
+        return ran
+    reason = proposal.reason or f"given back by {proposal.by}"
+    return replace(ran, ended="parked", reason=reason, not_before=proposal.not_before)
+
+
+def _within_bounds(not_before: datetime | None) -> datetime:
+    """When a parked task may be tried again: not at once, lest it turn in a circle, and not in years."""
+    now = utc_now()
+    return min(max(not_before or now, now + SHORTEST_PARK), now + LONGEST_PARK)

@@ -8,13 +8,14 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from agentq.commit import commit, seal_as
 from agentq.engine import Guard
 from agentq.errors import EvidenceError, Invalid, StoreUnavailable
-from agentq.lifecycle import Papers, due, is_expired
-from agentq.messages import ENVELOPE_LIMIT, Completion, Envelope, Outcome, parse_envelope, utc_now
-from agentq.papers import Attempt, Claim, End, Owner, new_token
+from agentq.gates import check_needs, note_release
+from agentq.lifecycle import Papers, due, ending
+from agentq.messages import ENVELOPE_LIMIT, Completion, Envelope, Outcome, Stopped, parse_envelope, utc_now
+from agentq.papers import Attempt, Claim, Demand, End, Owner, new_token
 from agentq.records import Records
-from agentq.settle import commit, completion_of, seal
 
 WRONG_STORE_DELAY = 60.0
 
@@ -78,17 +79,25 @@ class Terms:
     max_attempts: int
     lease: float
     renewal: float
+    irreversible: Collection[str] = ()
 
 
 class Claims:
     """Decides over deliveries for one worker."""
 
     def __init__(
-        self, records: Records, terms: Terms, *, is_gone: Callable[[Claim], bool], now: Callable[[], datetime] = utc_now
+        self,
+        records: Records,
+        terms: Terms,
+        *,
+        is_gone: Callable[[Claim], bool],
+        stop_silent: Callable[[Claim], bool] = lambda _: False,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self.records = records
         self.terms = terms
         self._is_gone = is_gone
+        self._stop_silent = stop_silent
         self._now = now
         self._unsure: dict[str, Claim] = {}
 
@@ -119,7 +128,7 @@ class Claims:
         if papers is None:
             return Refuse(f"{task_id} is not registered in {self.records.store.url}")
         verdict = self._ended(papers) or self._running(papers, guard, looked, may_start=may_start)
-        verdict = verdict or self._over(papers) or self._not_yet(papers)
+        verdict = verdict or self._over(papers) or self._gates(papers) or self._not_yet(papers)
         if verdict:
             return verdict
         return self._claim(papers) if may_start else Park(papers.envelope, 0.0, "released")
@@ -129,6 +138,8 @@ class Claims:
     def _admit(self, message: Envelope, published_at: datetime | None) -> Envelope | Park:
         """The registered envelope that the message stands for; registers a foreign producer's. Raises Invalid."""
         registered = self.records.envelope(message.task_id)
+        if message.is_group or (registered and registered.is_group):
+            raise Invalid(f"{message.task_id} is a plan: its tasks are delivered, it is not")
         if registered is None and not message.is_foreign:
             return self._papers_missing(message)
         if message.to != self.terms.agent:
@@ -146,15 +157,11 @@ class Claims:
         return Park(message, WRONG_STORE_DELAY, why)
 
     def _register(self, message: Envelope, published_at: datetime | None) -> Envelope:
-        refusal = unsupported(message) or self._other_type(message)
+        refusal = self._other_type(message)
         if refusal:
             raise Invalid(refusal)
-        update = {
-            "created_at": message.created_at or published_at or self._now(),
-            "store": self.records.store.url,
-            "request_sha256": message.request_digest(),
-        }
-        envelope = message.model_copy(update=update)
+        check_needs(self.records, message, must_exist=False)
+        envelope = message.registered(self.records.store.url, message.created_at or published_at or self._now())
         if len(envelope.to_json()) > ENVELOPE_LIMIT:
             raise Invalid(f"the message is so long that its registered envelope has more than {ENVELOPE_LIMIT} bytes")
         return self.records.register(envelope, published=True)
@@ -180,7 +187,7 @@ class Claims:
         if may_start and self._was_unsure(papers.envelope.task_id, claim):
             return Start(papers, claim)
         if self._is_gone(claim):
-            return self._bury(papers, claim, "its worker's process died")
+            return self._bury(papers, claim, "its worker's process died", "proven")
         if guard and guard.attempt == claim.attempt:
             return self._guard_came_back(papers, last, guard, looked)
         return self._copy_of_running(papers, last)
@@ -199,7 +206,15 @@ class Claims:
             return self._park_guard(papers, last.number, counter, guard.id)
         if not looked:
             return LookAgain(2 * self.terms.renewal)
-        return self._bury(papers, last.paper, f"its worker was silent for {self.terms.lease:g} s")
+        self.bury_silent(papers)
+        return AGAIN
+
+    def bury_silent(self, papers: Papers) -> None:
+        """End the running attempt of a worker whose lease stood still; what its agent runs on this host is stopped."""
+        if claim := papers.running:
+            stopped: Stopped = "proven" if self._stop_silent(claim) else "presumed"
+            lease = max(self.terms.lease, claim.lease_seconds)
+            self._bury(papers, claim, f"its worker was silent for over {lease:g} s", stopped)
 
     def _copy_of_running(self, papers: Papers, last: Attempt) -> Verdict:
         if last.lease and last.lease.guard:
@@ -211,39 +226,40 @@ class Claims:
         lease = max(self.terms.lease, papers.running.lease_seconds if papers.running else 0.0)
         return Park(papers.envelope, lease, f"guards attempt {number}", guard)
 
-    def _bury(self, papers: Papers, paper: object, reason: str) -> "_Again":
-        if isinstance(paper, Claim):
-            self.records.end(papers.envelope.task_id, end_of(paper, self.terms.agent, reason, at=self._now()))
+    def _bury(self, papers: Papers, claim: Claim, reason: str, stopped: Stopped) -> "_Again":
+        end = end_of(claim, self.terms.agent, reason, at=self._now(), stopped=stopped)
+        self.records.end(papers.envelope.task_id, end)
         return AGAIN
 
     def _over(self, papers: Papers) -> "Verdict | _Again | None":
         """Seal a task that must not be started (again)."""
-        envelope, limit = papers.envelope, papers.envelope.max_attempts or self.terms.max_attempts
-        if self.records.cancel_asked(envelope.task_id):
-            return self._seal(papers, "cancelled", "cancelled before it was started")
-        if is_expired(papers, self._now()):
-            return self._seal(papers, "expired", f"not started within {envelope.ttl_seconds:g} s")
-        refusal = unsupported(envelope) or self._other_type(envelope)
+        over = ending(papers, self._now())
+        if over:
+            return self._seal(papers, *over)
+        refusal = self._other_type(papers.envelope)
         if refusal:
             return self._seal(papers, "failed", refusal, given_up=True)
-        if papers.counted >= limit:
+        if papers.counted >= (papers.envelope.max_attempts or self.terms.max_attempts):
             return self._seal(papers, "failed", _exhausted(papers), given_up=True)
         return None
 
+    def _gates(self, papers: Papers) -> "Verdict | _Again | None":
+        """Let go of a task with a shut gate: whoever opens the last one publishes it again."""
+        envelope = papers.envelope
+        if envelope.type in self.terms.irreversible and not papers.needs_approval:
+            reason = f"tasks of type {envelope.type} cannot be undone, says the profile of {self.terms.agent}"
+            demand = Demand(token=new_token(), by=self.terms.agent, at=self._now(), reason=reason)
+            self.records.demand_approval(envelope.task_id, demand)
+            return AGAIN
+        if not papers.is_open:
+            return Drop(f"{envelope.task_id} waits for {', '.join(papers.missing) or 'its approval'}")
+        if papers.is_gated and papers.release is None:
+            note_release(self.records, papers)
+        return None
+
     def _seal(self, papers: Papers, status: Outcome, reason: str, *, given_up: bool = False) -> "Verdict | _Again":
-        last = papers.last
-        evidence = last.end.artifacts if last and last.end else ()
-        completion = completion_of(
-            papers,
-            status,
-            by=self.terms.agent,
-            attempt=papers.next_number,
-            reason=reason,
-            artifacts=evidence,
-            given_up=given_up,
-            finished_at=self._now(),
-        )
-        manifest = seal(self.records, papers, completion, by=self.terms.agent)
+        by, now = self.terms.agent, self._now()
+        manifest = seal_as(self.records, papers, status, reason, by=by, given_up=given_up, at=now)
         return Settle(manifest) if manifest else AGAIN
 
     def _not_yet(self, papers: Papers) -> Park | None:
@@ -294,6 +310,7 @@ def end_of(
     counts: bool = True,
     at: datetime | None = None,
     retry_at: datetime | None = None,
+    stopped: Stopped | None = None,
 ) -> End:
     """The end paper of an attempt that brought no result."""
     return End(
@@ -304,16 +321,8 @@ def end_of(
         reason=reason,
         counts=counts,
         retry_at=retry_at,
+        stopped=stopped,
     )
-
-
-def unsupported(envelope: Envelope) -> str | None:
-    """Why a task must not be run by this version: a gate that it names and that nobody would open."""
-    if envelope.depends_on:
-        return "the envelope has depends_on, which this version does not honour"
-    if envelope.requires_approval:
-        return "the envelope has requires_approval, which this version does not honour"
-    return None
 
 
 def _exhausted(papers: Papers) -> str:

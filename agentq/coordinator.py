@@ -1,58 +1,51 @@
-"""What the coordinator's side does: submit, read, wait, and end tasks by hand. No engine is needed to read."""
+"""What the coordinator's side does: submit, read and wait. No engine is needed to read."""
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import NoReturn
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from agentq.claim import end_of
-from agentq.errors import Conflict, Invalid, NotFound, NothingYet, StoreUnavailable, WaitTimeout
-from agentq.evidence import shorten
-from agentq.lifecycle import Papers, Status, derive, is_expired
-from agentq.messages import (
-    ENVELOPE_LIMIT,
-    SUMMARY_LIMIT,
-    Artifact,
-    Completion,
-    Envelope,
-    new_task_id,
-    sha256_hex,
-    utc_now,
-)
-from agentq.papers import Claim, Proposal
-from agentq.records import Records, evidence_prefix
-from agentq.settle import REPORT, commit, completion_of, seal, settle_in_store
+from agentq.commit import REPORT
+from agentq.errors import Conflict, Invalid, NotFound, NothingYet, StoreUnavailable
+from agentq.gates import check_needs, look_at_gates
+from agentq.groups import plant
+from agentq.lifecycle import Papers, Status, derive, expires_at
+from agentq.messages import Artifact, Completion, Envelope, new_task_id, utc_now
+from agentq.papers import Claim
+from agentq.records import Records
+from agentq.request import fit
+from agentq.settle import settle_in_store
 
-MOVED = "Read the context: the instructions were too long for an envelope and are kept there."
+SILENT = 2.0
+"""After how many leases without a renewal whoever waits for a cancelled task takes its worker for gone."""
+PLAN_LIMIT = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A task as it stands after `register`: whether this call made it, and whether it must still be published."""
+    """A task as it stands after `register`: whether this call made it, and what must be handed to the engine now."""
 
     envelope: Envelope
     new: bool
-    unpublished: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Hand:
-    """Who ends a task by hand, and what they say."""
-
-    by: str
-    status: str
-    summary: str = ""
-    reason: str | None = None
-    report: bytes | None = None
+    publish: Sequence[Envelope] = ()
 
 
 class Coordinator:
     """Reads and writes tasks for whoever asks for work."""
 
-    def __init__(self, records: Records, *, is_gone: Callable[[Claim], bool] = lambda _: False) -> None:
+    def __init__(
+        self,
+        records: Records,
+        *,
+        is_gone: Callable[[Claim], bool] = lambda _: False,
+        released: list[Envelope] | None = None,
+    ) -> None:
         self._records = records
         self._is_gone = is_gone
+        self.released: list[Envelope] = [] if released is None else released
+        """What reading released on the way: whoever has an engine may publish it, or a sweep does."""
 
     # ------------------------------------------------------------------ submitting
 
@@ -61,55 +54,68 @@ class Coordinator:
 
         `context` is put beside the task; instructions too long for an envelope are moved there.
         """
-        request, context = self._fit(request, context)
-        envelope = request.model_copy(
-            update={
-                "created_at": utc_now(),
-                "store": self._records.store.url,
-                "request_sha256": request.request_digest(),
-            }
-        )
-        found = self._records.envelope(envelope.task_id)
-        if found is None or self._lost_its_mark(found.task_id):
-            found = self._write(envelope, context)
-        if found.request_sha256 != envelope.request_sha256:
-            raise Conflict(
-                f"{envelope.task_id} is registered with another content",
-                hint="Choose another --id, or leave it out and one is made.",
-            )
-        new = found is envelope
-        # A new task is not in any queue, whatever became of its mark.
-        return Registered(found, new=new, unpublished=new or self._records.is_unpublished(envelope.task_id))
+        request, context = fit(request, context, self._records.store.ref)
+        return self._register(request, {} if context is None else {request.task_id: context})
 
-    def _fit(self, request: Envelope, context: bytes | None) -> tuple[Envelope, bytes | None]:
-        key = f"tasks/{request.task_id}.md"
-        if len(request.to_json()) > ENVELOPE_LIMIT - 1024 and request.context_ref is None and context is None:
-            context = request.instructions.encode()
-            request = request.model_copy(update={"instructions": MOVED})
-        if context is not None:
-            update = {"context_ref": self._records.store.ref(key), "context_sha256": sha256_hex(context)}
-            request = request.model_copy(update=update)
-        size = len(request.to_json())
-        if size > ENVELOPE_LIMIT - 1024:
-            raise Invalid(
-                f"the envelope would have {size} bytes, {ENVELOPE_LIMIT} is the limit",
-                hint="Put the long part into a file and give it with --file.",
+    def register_plan(self, request: Envelope, contexts: Mapping[str, bytes]) -> Registered:
+        """Register a group and all its tasks, whose contexts are given by their ids; repeating finishes the first one.
+
+        The group's own paper commits it: before that nothing of it is a task, after it whoever sweeps completes it.
+        """
+        if len(request.to_json()) > PLAN_LIMIT:
+            raise Invalid(f"the plan has more than {PLAN_LIMIT >> 20} MiB", hint="Put long instructions into files.")
+        taken = [t.task_id for t in request.plan if (e := self._records.envelope(t.task_id)) and e.group != t.group]
+        if taken:
+            raise Conflict(
+                f"{taken[0]} is a task already, and not of this plan", hint="Choose another id for the plan."
             )
-        return request, context
+        return self._register(request, contexts)
+
+    def _register(self, request: Envelope, contexts: Mapping[str, bytes]) -> Registered:
+        found = self._records.envelope(request.task_id)
+        digest, new = request.request_digest(), False
+        if found is None or (found.request_sha256 == digest and self._lost_its_mark(found.task_id)):
+            check_needs(self._records, request)
+            for task_id, context in contexts.items():
+                self._put_context(task_id, context)
+            envelope = request.registered(self._records.store.url, utc_now())
+            found = self._records.register(envelope)
+            new = found is envelope
+        if found.request_sha256 != digest:
+            raise Conflict(
+                f"{found.task_id} is registered with another content",
+                hint="Choose another id, or leave it out and one is made.",
+            )
+        return Registered(found, new, self._to_publish(found, new=new))
+
+    def _to_publish(self, envelope: Envelope, *, new: bool) -> list[Envelope]:
+        """What of a registered task the engine must be given: itself, or of a group its tasks that may start."""
+        if envelope.is_group:
+            ready = plant(self._records, envelope)
+            return [*ready, *(e for task in envelope.plan if task.has_gates for e in self._look(task.task_id))]
+        if envelope.has_gates:
+            return self._look(envelope.task_id)
+        # A new task is not in any queue, whatever became of its mark.
+        return [envelope] if new or self._records.is_unpublished(envelope.task_id) else []
+
+    def _look(self, task_id: str, papers: Papers | None = None) -> list[Envelope]:
+        """Take a task one step further, if there is one to take; answers with what was released."""
+        found = look_at_gates(self._records, task_id, papers)
+        if isinstance(found, Completion):
+            return settle_in_store(self._records, found)
+        return [found] if found else []
 
     def _lost_its_mark(self, task_id: str) -> bool:
         """True for a task that nobody settled and that no sweep would find: its submit died while `doctor` mended."""
         return not self._records.is_open(task_id) and self._records.manifest(task_id) is None
 
-    def _write(self, envelope: Envelope, context: bytes | None) -> Envelope:
-        if context is not None:
-            found = self._records.create(f"tasks/{envelope.task_id}.md", context)
-            if found is not None:
-                raise Conflict(
-                    f"tasks/{envelope.task_id}.md is in the store with another content",
-                    hint="Choose another --id, or remove that file if nobody needs it.",
-                )
-        return self._records.register(envelope)
+    def _put_context(self, task_id: str, context: bytes) -> None:
+        found = self._records.create(f"tasks/{task_id}.md", context)
+        if found is not None:
+            raise Conflict(
+                f"tasks/{task_id}.md is in the store with another content",
+                hint="Choose another id, or remove that file if nobody needs it.",
+            )
 
     def published(self, task_id: str) -> None:
         """Note that the engine has the task."""
@@ -117,18 +123,30 @@ class Coordinator:
 
     def retry(self, task_id: str, new_id: str | None = None) -> Envelope:
         """The request for a new task that repeats a finished one and cites it."""
-        papers = self._known(task_id)
+        papers = self._records.known(task_id)
+        envelope = papers.envelope
         if papers.manifest is None and papers.seal is None:
             raise Conflict(f"{task_id} has not ended, there is nothing to retry", hint=f"See: agentq status {task_id}")
+        if envelope.is_group:
+            raise Invalid(f"{task_id} is a plan", hint="Submit its file under another id: agentq plan submit --id.")
+        lost = [need.task_id for need in papers.needs if need.manifest and need.manifest.status != "completed"]
+        if lost and envelope.run_if == "completed":
+            raise Conflict(
+                f"{task_id} needs {lost[0]}, which did not complete: it would fail again",
+                hint=f"Retry {lost[0]} first, then submit this one anew with --after its new id.",
+            )
         update = {
             "task_id": new_id or new_task_id(),
             "retry_of": task_id,
+            "reply_to": envelope.reply_to or (f"results.{envelope.from_}" if envelope.group else None),
+            "group": None,
             "created_at": None,
             "store": None,
             "request_sha256": None,
             "not_before": None,
+            "delay_seconds": None,
         }
-        return papers.envelope.model_copy(update=update)
+        return envelope.model_copy(update=update)
 
     # ------------------------------------------------------------------ reading
 
@@ -136,31 +154,41 @@ class Coordinator:
         """The envelope as registered; NotFound for an unknown task."""
         envelope = self._records.envelope(task_id)
         if envelope is None:
-            raise self._unknown(task_id)
+            raise NotFound(
+                f"there is no task {task_id} in {self._records.store.url}",
+                hint="Check the id and the store (--store, AGENTQ_STORE).",
+            )
         return envelope
 
     def status(self, task_id: str) -> Status:
-        """The task's state, from its papers alone; a seal is committed and an expired task sealed on the way."""
-        papers = self._known(task_id)
-        if (papers.seal and papers.manifest is None) or is_expired(papers, utc_now()):
+        """The task's state, from its papers alone; what is overdue (a TTL, a cancel, a gate) is done on the way."""
+        papers = self._records.known(task_id)
+        if papers.manifest is None:
             with contextlib.suppress(StoreUnavailable):  # a full disk is no reason to say nothing
-                self._end_overdue(papers)
-            papers = self._known(task_id)
+                self.released += self._look(task_id, papers)
+                papers = self._records.known(task_id)
+        if papers.envelope.is_group:
+            return self._status_of_group(papers)
         claim = papers.running
         return derive(papers, utc_now(), gone=claim is not None and self._is_gone(claim))
 
-    def _end_overdue(self, papers: Papers) -> None:
-        """Commit the seal of a task, or expire it; whoever was first holds."""
-        manifest = commit(self._records, papers.seal.completion) if papers.seal else self._expire(papers)
-        if manifest:
-            settle_in_store(self._records, manifest)
+    def _status_of_group(self, papers: Papers) -> Status:
+        """A group runs from when its first task was started."""
+        status = derive(papers, utc_now())
+        states = Counter(self._state_of(task.task_id) for task in papers.envelope.plan)
+        started = papers.manifest is None and set(states) != {"pending"}
+        update = {"state": "processing", "waits_for": None} if started else {}
+        return status.model_copy(update={"tasks": dict(states), **update})
 
-    def _expire(self, papers: Papers) -> Completion | None:
-        seconds = papers.envelope.ttl_seconds
-        completion = completion_of(
-            papers, "expired", by="agentq", attempt=papers.next_number, reason=f"not started within {seconds:g} s"
-        )
-        return seal(self._records, papers, completion, by="agentq")
+    def _state_of(self, task_id: str) -> str:
+        try:
+            return self.status(task_id).state
+        except NotFound:  # the plan is being registered
+            return "pending"
+
+    def members(self, task_id: str) -> list[str]:
+        """The tasks of a group, empty for any other task."""
+        return [task.task_id for task in self.envelope(task_id).plan]
 
     def result(self, task_id: str) -> Completion:
         """The task's manifest; a seal that nobody committed is committed now. Raises NotFound, NothingYet."""
@@ -194,127 +222,71 @@ class Coordinator:
         """An artifact's content, checked; raises EvidenceError."""
         return self._records.read(artifact)
 
-    def wait(self, task_id: str, seconds: float | None) -> Completion:
-        """Wait for the task's end, from the papers alone; raises WaitTimeout, NotFound."""
+    def wait(self, task_ids: Sequence[str], seconds: float | None, *, enough: int | None = None) -> list[Completion]:
+        """Wait until so many of the tasks (all) have ended, or so many seconds; answers with those that have ended.
+
+        From the papers alone: what ended before is not missed, and no broker is asked.
+        """
         deadline = None if seconds is None else time.monotonic() + seconds
-        pause = 0.05
+        waiting, ended = dict.fromkeys(task_ids), dict[str, Completion]()
+        wanted, pause, silent = len(waiting) if enough is None else enough, 0.05, _Silent(self._records)
         while True:
-            try:
-                return self.result(task_id)
-            except NothingYet as unfinished:
-                if deadline is not None and time.monotonic() >= deadline:
-                    raise WaitTimeout(
-                        f"{unfinished}, after {seconds:g} s",
-                        hint="Go on with other work; the completion will be in: agentq inbox",
-                    ) from unfinished
-            left = pause if deadline is None else max(0.0, deadline - time.monotonic())
-            time.sleep(min(pause, left))
+            for task_id in [i for i in waiting if i not in ended]:
+                with contextlib.suppress(NothingYet):
+                    ended[task_id] = self.result(task_id)
+                if task_id not in ended:
+                    silent.look(task_id)
+            left = pause if deadline is None else min(pause, deadline - time.monotonic())
+            if len(ended) >= wanted or left <= 0:
+                return [ended[task_id] for task_id in waiting if task_id in ended]
+            time.sleep(left)
             pause = min(2.0, pause * 1.5)
 
     # ------------------------------------------------------------------ inbox
 
     def inbox(self, coordinator: str) -> Iterator[Completion]:
-        """The unread completions of a coordinator, oldest first; looking changes nothing."""
+        """The unread completions of a coordinator, oldest first; looking changes nothing but what is overdue."""
+        with contextlib.suppress(StoreUnavailable):
+            self._end_overdue(coordinator)
         unread = (self._records.manifest(task_id) for task_id in self._records.inbox(coordinator))
         return iter(sorted((m for m in unread if m), key=lambda m: m.finished_at))
+
+    def _end_overdue(self, coordinator: str) -> None:
+        """End the coordinator's tasks whose TTL ran out, also when no worker is up to do it."""
+        for task_id, deadline in list(self._records.overdue(coordinator, utc_now())):
+            papers = self._records.papers(task_id)
+            if papers is None:
+                continue  # it is being registered
+            self.released += self._look(task_id, papers)
+            expires = expires_at(papers)
+            started = papers.attempts or papers.manifest
+            if started or expires is None or expires > deadline:
+                self._records.will_not_expire(papers.envelope, deadline)
 
     def acknowledge(self, coordinator: str, task_id: str) -> None:
         """Mark a completion as read; one that is not fully settled yet is settled first, so that it stays read."""
         manifest = self._records.manifest(task_id)
         if manifest and self._records.is_open(task_id):
-            settle_in_store(self._records, manifest)
+            self.released += settle_in_store(self._records, manifest)
         self._records.take_from_inbox(coordinator, task_id)
 
-    # ------------------------------------------------------------------ by hand
 
-    def propose(self, task_id: str, attempt: int, token: str, hand: Hand) -> Proposal:
-        """A running agent's word on its own attempt, for its worker to check; Conflict when it lost the attempt."""
-        papers = self._known(task_id)
-        claim = papers.running
-        if claim is None or claim.attempt != attempt or claim.token != token:
-            raise Conflict(
-                f"attempt {attempt} of {task_id} is no longer yours: it ended or was taken over",
-                hint="Stop. What you leave in $AGENTQ_OUTPUT is kept as late evidence.",
-            )
-        proposal = Proposal.model_validate(
-            {
-                "task_id": task_id,
-                "attempt": attempt,
-                "token": token,
-                "status": hand.status,
-                "by": hand.by,
-                "at": utc_now(),
-                "summary": shorten(hand.summary, SUMMARY_LIMIT),
-                "reason": hand.reason,
-            }
-        )
-        held = self._records.propose(proposal)
-        if (held.status, held.summary, held.reason) != (proposal.status, proposal.summary, proposal.reason):
-            raise Conflict(f"attempt {attempt} of {task_id} was already proposed as {held.status}", hint="End now.")
-        return held
+@dataclass(slots=True)
+class _Silent:
+    """Notices while waiting that the worker of a cancelled task is gone: nobody else may be there to do so."""
 
-    def end_by_hand(self, task_id: str, hand: Hand, *, take_over: bool = False) -> Completion:
-        """Seal and commit a task by hand, unverified; a live attempt must be taken over. Raises Conflict, NotFound."""
-        while True:
-            papers = self._known(task_id)
-            if papers.manifest or papers.seal:
-                self._was_ended(papers, hand)
-            if papers.running:
-                self._take_over(papers, papers.running, hand, take_over=take_over)
-                continue
-            manifest = seal(self._records, papers, self._by_hand(papers, hand), by=hand.by)
-            if manifest is None:
-                continue
-            settle_in_store(self._records, manifest)
-            if manifest.attempt != papers.next_number:  # the attempt that was taken over was first to commit
-                self._was_ended(papers, hand)
-            return manifest
+    records: Records
+    seen: dict[str, tuple[tuple[int, int], float]] = field(default_factory=dict)
 
-    def _was_ended(self, papers: Papers, hand: Hand) -> NoReturn:
-        manifest = papers.manifest or self.result(papers.envelope.task_id)
-        self._keep_report(manifest.task_id, hand)
-        raise Conflict(
-            f"{manifest.task_id} was already {manifest.status} by {manifest.from_} (attempt {manifest.attempt})",
-            hint=f"Its result stands: agentq result {manifest.task_id}",
-        )
-
-    def _take_over(self, papers: Papers, claim: Claim, hand: Hand, *, take_over: bool) -> None:
-        task_id = papers.envelope.task_id
-        if not take_over and not self._is_gone(claim):
-            raise Conflict(
-                f"attempt {claim.attempt} of {task_id} is running at {claim.worker} on {claim.owner.host}",
-                hint="Wait for it, or end it from here with --take-over: its agent is stopped, its work kept.",
-            )
-        self._records.end(task_id, end_of(claim, hand.by, f"taken over by {hand.by}", counts=False))
-
-    def _by_hand(self, papers: Papers, hand: Hand) -> Completion:
-        return completion_of(
-            papers,
-            "completed" if hand.status == "completed" else "failed",
-            by=hand.by,
-            attempt=papers.next_number,
-            reason=hand.reason,
-            summary=shorten(hand.summary, SUMMARY_LIMIT),
-            artifacts=self._keep_report(papers.envelope.task_id, hand),
-        )
-
-    def _keep_report(self, task_id: str, hand: Hand) -> tuple[Artifact, ...]:
-        """Put what a hand brings into the store, whether its word will hold or not."""
-        if hand.report is None:
-            return ()
-        prefix = evidence_prefix(task_id, f"hand-{sha256_hex(hand.report)[:12]}")
-        return (self._records.add_evidence(prefix, REPORT, hand.report, suffix=".md", made_by="hand"),)
-
-    # ------------------------------------------------------------------
-
-    def _known(self, task_id: str) -> Papers:
-        papers = self._records.papers(task_id)
-        if papers is None:
-            raise self._unknown(task_id)
-        return papers
-
-    def _unknown(self, task_id: str) -> NotFound:
-        return NotFound(
-            f"there is no task {task_id} in {self._records.store.url}",
-            hint="Check the id and the store (--store, AGENTQ_STORE).",
-        )
+    def look(self, task_id: str) -> None:
+        """End the attempt of a cancelled task whose lease stood still for long, by this process's own clock."""
+        papers = self.records.papers(task_id)
+        if papers is None or papers.cancel is None or papers.running is None or papers.last is None:
+            return
+        claim, last = papers.running, papers.last
+        mark = (last.number, last.lease.counter if last.lease else 0)
+        if self.seen.get(task_id, (None, 0.0))[0] != mark:
+            self.seen[task_id] = (mark, time.monotonic())
+        elif time.monotonic() - self.seen[task_id][1] > SILENT * claim.lease_seconds:
+            reason = f"its worker was silent for over {claim.lease_seconds:g} s"
+            self.records.end(task_id, end_of(claim, papers.cancel.by, reason, stopped="presumed"))

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 
 from agentq.engine import Engine, Health
 from agentq.errors import AgentqError, EvidenceError
-from agentq.lifecycle import Papers, due, is_silent
-from agentq.messages import utc_now
+from agentq.gates import look_at_gates
+from agentq.groups import plant
+from agentq.lifecycle import Papers, is_silent
+from agentq.messages import Completion, Envelope, utc_now
 from agentq.papers import new_token
 from agentq.records import Records
-from agentq.settle import commit, settle
+from agentq.settle import publish, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,10 @@ def _ailment(task_id: str, papers: Papers | None, *, published: bool) -> Ailment
         return Ailment(task_id, "unsettled", f"is {papers.manifest.status}, but not settled")
     if papers.seal:
         return Ailment(task_id, "uncommitted", f"is sealed as {papers.seal.completion.status}, but not committed")
+    if papers.envelope.is_group:
+        return None if published else Ailment(task_id, "unplanted", "is a plan whose tasks are not all registered")
+    if papers.is_gated and papers.is_open and not (papers.release or papers.running):
+        return Ailment(task_id, "unreleased", "waits for nothing any more, and nobody released it")
     if not published:
         return Ailment(task_id, "unpublished", "is registered, but not known to be in its queue")
     last = papers.last
@@ -103,10 +109,15 @@ async def repair(records: Records, engine: Engine, findings: Findings) -> list[s
     damaged = {ailment.task_id for ailment in findings.ailments if ailment.kind == "damaged"}
     for task_id in await asyncio.to_thread(lambda: [i for i in records.unsettled() if i not in damaged]):
         papers = await asyncio.to_thread(records.papers, task_id)
-        if papers and not (papers.manifest or papers.running or papers.seal):
-            await _publish(records, engine, papers)
+        if papers and _waits_in_a_queue(papers):
+            await publish(records, engine, papers.envelope)
             done.append(f"{task_id}  published again")
     return done
+
+
+def _waits_in_a_queue(papers: Papers) -> bool:
+    over = papers.manifest or papers.running or papers.seal or papers.envelope.is_group
+    return not over and papers.is_open
 
 
 async def _mend(records: Records, engine: Engine, ailment: Ailment) -> list[str]:
@@ -114,17 +125,15 @@ async def _mend(records: Records, engine: Engine, ailment: Ailment) -> list[str]
     if papers is None:
         await asyncio.to_thread(records.forget, ailment.task_id)
         return [f"{ailment.task_id}  forgotten: it was never registered"]
-    manifest = papers.manifest
-    if manifest is None and papers.seal:
-        manifest = await asyncio.to_thread(commit, records, papers.seal.completion)
-    if manifest is None:
-        return []
-    await settle(records, engine, manifest)
-    return [f"{ailment.task_id}  settled as {manifest.status}"]
-
-
-async def _publish(records: Records, engine: Engine, papers: Papers) -> None:
-    until = due(papers)
-    delay = max(0.0, (until - utc_now()).total_seconds()) if until else 0.0
-    await engine.publish(papers.envelope, delay=delay)
-    await asyncio.to_thread(records.published, papers.envelope.task_id)
+    if papers.envelope.is_group and papers.manifest is None:
+        tasks = await asyncio.to_thread(plant, records, papers.envelope)
+        for task in tasks:
+            await publish(records, engine, task)
+        await asyncio.to_thread(records.published, ailment.task_id)
+        return [f"{ailment.task_id}  its tasks are registered"]
+    found: Completion | Envelope | None = papers.manifest
+    found = found or await asyncio.to_thread(look_at_gates, records, ailment.task_id, papers)
+    if isinstance(found, Completion):
+        await settle(records, engine, found)
+        return [f"{ailment.task_id}  settled as {found.status}"]
+    return [f"{ailment.task_id}  released"] if found else []

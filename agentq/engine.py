@@ -1,6 +1,6 @@
 """The engine port: what moves envelopes, wakes workers and keeps timers. It is never asked whether a task is done."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -93,11 +93,18 @@ class Engine(Protocol):
     async def dead_letters(self) -> list[DeadLetter]:
         """All dead letters, oldest first; looking changes nothing."""
 
-    async def remove_dead_letter(self, letter_id: str) -> bool:
-        """Remove one dead letter; False when it is not there."""
+    async def remove_dead_letters(self, ids: Collection[str]) -> int:
+        """Remove those dead letters, looking at all of them once; answers how many were there."""
 
     async def depth(self, agent: str) -> int:
         """How many messages wait for the agent, without delayed ones."""
+
+    async def listeners(self, agent: str) -> int:
+        """How many receivers wait for the agent's messages at this moment, in any process.
+
+        One that holds a message may count until it acknowledges. A busy worker does not wait: 0 does not mean that
+        no worker is up.
+        """
 
     async def health(self, agents: Sequence[str]) -> Health:
         """What the engine is and what is missing; raises EngineUnavailable when it cannot be reached."""

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agentq.commit import REPORT
 from agentq.errors import Invalid
 from agentq.messages import SUMMARY_LIMIT, Artifact
 from agentq.records import Records
-from agentq.settle import REPORT
+from agentq.runner import NOT_BEFORE
 
 PATCH, TEST_OUTPUT, TRANSCRIPT, SUMMARY = "patch", "test-output", "transcript", "summary"
 _PAPERS = frozenset({"proposal"})  # what lies beside the evidence and is none
@@ -56,7 +57,7 @@ class Collector:
         self.evidence.artifacts.append(artifact)
 
     def add_output(self, output: Path) -> None:
-        """Put every regular file that the agent left in its output folder; links are left out.
+        """Put every regular file that the agent left in its output folder; links and `not-before` are left out.
 
         One that cannot be read is a fault of the evidence.
         """
@@ -101,7 +102,8 @@ def shorten(text: str, limit: int) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
+    return (path for path in found if path != folder / NOT_BEFORE)
 
 
 def _name(path: Path) -> tuple[str, str]:

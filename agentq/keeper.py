@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import time
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from agentq.claim import Start
@@ -35,9 +37,12 @@ class Keeper:
         self._renewed = asyncio.Event()
         self.stop: Stop | None = None
         self.stopped = asyncio.Event()
+        self.stopped_at: float | None = None
 
     def ask(self, why: Stop) -> None:
         """Ask the attempt to stop; the first reason holds, but nothing outdoes that it is lost."""
+        if self.stop is None:
+            self.stopped_at = time.monotonic()
         if self.stop is None or why == "lost":
             self.stop = why
             self.stopped.set()
@@ -45,19 +50,19 @@ class Keeper:
     async def keep(self) -> None:
         """Renew until cancelled; a store or an engine that is away for a while is waited for."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._renew_forever())
+            group.create_task(self._every(self._limits.renew_seconds, self._renew))
+            group.create_task(self._every(self._limits.look_seconds, self._look))
             group.create_task(self._hand_over())
 
-    async def _renew_forever(self) -> None:
+    async def _every(self, seconds: float, step: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await asyncio.sleep(self._limits.renew_seconds)
+            await asyncio.sleep(seconds)
             try:
-                await self._renew()
-                await self._look()
+                await step()
             except StoreUnavailable as error:
-                log.debug("%s cannot be renewed: %s", self._name, error)
+                log.debug("%s cannot be kept: %s", self._name, error)
             except Exception:
-                log.exception("%s cannot be renewed", self._name)
+                log.exception("%s cannot be kept", self._name)
 
     async def _look(self) -> None:
         stop = await asyncio.to_thread(standing, self._records, self._start)

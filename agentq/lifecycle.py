@@ -1,16 +1,22 @@
 """The states of a task, derived from its papers by one pure function and stored nowhere.
 
-pending ──claim──▶ processing ──commit──▶ completed | failed
+pending ──claim──▶ processing ──commit──▶ completed | failed | cancelled
    ▲                   │
    └──end, no result───┘        pending ──seal──▶ cancelled | expired | failed | completed (by hand)
+
+A pending task has gates: what it needs must have ended, its time must have come, and last it may need an approval.
+Gates do not close again, but for an approval of something that was altered since.
 """
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
-from agentq.messages import Completion, Envelope, Message
-from agentq.papers import Attempt, Claim, Seal
+from agentq.messages import Completion, Envelope, Message, Outcome
+from agentq.papers import Approval, Attempt, Cancel, Claim, Demand, Release, Seal
+
+NEEDS = "it needs "
+"""How the reason of a task begins that ended because another one did not complete."""
 
 State = Literal["pending", "processing", "completed", "failed", "cancelled", "expired"]
 WaitsFor = Literal["queued", "delayed", "dependencies", "approval", "lease"]
@@ -24,11 +30,21 @@ class Need(Message):
 
 
 class Papers(Message):
-    """All that decides the state of one task, read at one moment."""
+    """All that decides the state of one task, read at one moment.
+
+    `digest` is what an approval has to be bound to, the context's own digest in it: None while none is needed, or
+    something that it covers is missing.
+    """
 
     envelope: Envelope
     attempts: tuple[Attempt, ...] = ()
+    cancel: Cancel | None = None
+    demand: Demand | None = None
+    release: Release | None = None
     needs: tuple[Need, ...] = ()
+    digest: str | None = None
+    context_sha256: str | None = None
+    approved: Approval | None = None
     manifest: Completion | None = None
 
     @property
@@ -61,6 +77,26 @@ class Papers(Message):
         return sum(1 for attempt in self.attempts if attempt.end and attempt.end.counts)
 
     @property
+    def needs_approval(self) -> bool:
+        """Whether it must not start before somebody approved it."""
+        return self.envelope.requires_approval or self.demand is not None
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether it waits for more than its time, so that a release says since when it may start."""
+        return self.envelope.has_gates or self.demand is not None
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The tasks that it needs and that have not ended."""
+        return tuple(need.task_id for need in self.needs if need.manifest is None)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether all gates but its time are open."""
+        return not self.missing and (not self.needs_approval or self.approved is not None)
+
+    @property
     def earlier(self) -> tuple[Attempt, ...]:
         """The attempts that ended without a result, oldest first."""
         return tuple(attempt for attempt in self.attempts if attempt.end)
@@ -77,6 +113,12 @@ class Status(Message):
     created_at: datetime | None = None
     waits_for: WaitsFor | None = None
     until: datetime | None = None
+    needs: tuple[str, ...] = ()
+    digest: str | None = None
+    approved_by: str | None = None
+    cancel_asked: bool = False
+    group: str | None = None
+    tasks: dict[str, int] | None = None
     attempt: int | None = None
     attempts_counted: int = 0
     worker: str | None = None
@@ -98,10 +140,54 @@ def due(papers: Papers) -> datetime | None:
     return papers.envelope.not_before
 
 
+def starts_from(papers: Papers) -> datetime | None:
+    """The moment from which the task may start and its TTL counts: its last gate opened; None before that."""
+    created, not_before = papers.envelope.created_at, papers.envelope.not_before
+    if created is None or (papers.is_gated and papers.release is None):
+        return None
+    return max(moment for moment in (created, not_before, papers.release and papers.release.at) if moment)
+
+
+def expires_at(papers: Papers) -> datetime | None:
+    """The moment after which an unstarted task is expired, None for never, or not known yet."""
+    start, seconds = starts_from(papers), papers.envelope.ttl_seconds
+    return None if start is None or seconds is None else start + timedelta(seconds=seconds)
+
+
 def is_expired(papers: Papers, now: datetime) -> bool:
     """True for a task that no attempt ever started and whose TTL has run out."""
-    expires = papers.envelope.expires_at()
+    expires = expires_at(papers)
     return not papers.attempts and papers.manifest is None and expires is not None and now >= expires
+
+
+def broken(papers: Papers) -> tuple[Outcome, str] | None:
+    """How and why a task ends that needs another one which did not complete; None while it may still start."""
+    if papers.envelope.run_if == "always":
+        return None
+    lost = next((n.manifest for n in papers.needs if n.manifest and n.manifest.status != "completed"), None)
+    if lost is None:
+        return None
+    outcome: Outcome = "cancelled" if lost.status == "cancelled" else "failed"
+    if lost.reason and lost.reason.startswith(NEEDS):
+        return outcome, lost.reason  # in a chain, the task with which it began
+    why = f": {lost.reason}" if lost.reason else ""
+    return outcome, f"{NEEDS}{lost.task_id}, which {'was' if outcome == 'cancelled' else 'has'} {lost.status}{why}"
+
+
+def ending(papers: Papers, now: datetime) -> tuple[Outcome, str] | None:
+    """How and why a task that is not running is to be ended, whoever sees it first; None while it may start."""
+    if papers.manifest or papers.running or papers.seal or papers.envelope.is_group:
+        return None
+    if papers.cancel:
+        return "cancelled", cancelled_because(papers.cancel)
+    if is_expired(papers, now):
+        return "expired", f"not started within {papers.envelope.ttl_seconds:g} s"
+    return broken(papers)
+
+
+def cancelled_because(cancel: Cancel) -> str:
+    """The reason in the result of a cancelled task."""
+    return f"cancelled by {cancel.by}{f': {cancel.reason}' if cancel.reason else ''}"
 
 
 def is_silent(attempt: Attempt, now: datetime) -> bool:
@@ -125,6 +211,9 @@ def derive(papers: Papers, now: datetime, *, gone: bool = False) -> Status:
         type=envelope.type,
         priority=envelope.priority,
         created_at=envelope.created_at,
+        group=envelope.group,
+        approved_by=papers.approved.by if papers.approved else None,
+        cancel_asked=papers.cancel is not None and papers.manifest is None,
         attempt=papers.last.number if papers.last else None,
         attempts_counted=papers.counted,
     )
@@ -154,9 +243,18 @@ def _open(papers: Papers, now: datetime, *, gone: bool) -> dict[str, object]:
     reason = last.end.reason if last and last.end else None
     if is_expired(papers, now):
         reason = "its TTL ran out, and it is ended as expired by whoever can write that down first"
-    if until and until > now:
-        return {"waits_for": "delayed", "until": until, "reason": reason}
-    return {"waits_for": "queued", "reason": reason}
+    return _gate(papers, until if until and until > now else None) | {"reason": reason}
+
+
+def _gate(papers: Papers, until: datetime | None) -> dict[str, object]:
+    """The first gate that is shut, approval last; `queued` when all are open."""
+    if papers.missing:
+        return {"waits_for": "dependencies", "needs": papers.missing}
+    if until:
+        return {"waits_for": "delayed", "until": until}
+    if not papers.is_open:
+        return {"waits_for": "approval", "digest": papers.digest}
+    return {"waits_for": "queued"}
 
 
 def _running(claim: Claim, attempt: Attempt, *, silent: bool) -> dict[str, object]:
@@ -171,12 +269,15 @@ def _running(claim: Claim, attempt: Attempt, *, silent: bool) -> dict[str, objec
     return update | {"state": "pending", "waits_for": "lease"} if silent else update
 
 
-def backoff(first: float, factor: float, longest: float, counted: int) -> float:
-    """Seconds to wait after that many counted attempts: exponential, bounded."""
+def backoff(
+    first: float, factor: float, longest: float, counted: int, jitter: float = 0.0, chance: float = 0.0
+) -> float:
+    """Seconds to wait after that many counted attempts: exponential, bounded, `chance` (0 to 1) of the jitter less."""
     try:
-        return float(min(longest, first * factor ** max(0, counted - 1)))
+        delay = min(longest, first * factor ** max(0, counted - 1))
     except OverflowError:
-        return longest
+        delay = longest
+    return float(delay * (1 - jitter * chance))
 
 
 def earlier_reasons(attempts: Sequence[Attempt]) -> list[str]:

@@ -28,6 +28,7 @@ NEEDS_LIMIT = 1000
 Priority = Literal["low", "normal", "high", "urgent"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 Outcome = Literal["completed", "failed", "cancelled", "expired"]
+Stopped = Literal["proven", "presumed"]
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -136,29 +137,40 @@ class Envelope(Message):
         """True for a message that no agentq registered: it carries no request digest."""
         return self.request_sha256 is None
 
+    @property
+    def is_group(self) -> bool:
+        """True for a task that is made of tasks: it is registered and never delivered."""
+        return bool(self.plan)
+
+    @property
+    def has_gates(self) -> bool:
+        """True for a task that waits for more than its time, so that registering it does not publish it."""
+        return bool(self.depends_on) or self.requires_approval
+
+    @property
+    def waits_on(self) -> tuple[str, ...]:
+        """The tasks whose ends this one waits for: what it needs, and of a group its own tasks."""
+        return (*self.depends_on, *(task.task_id for task in self.plan))
+
     def request_digest(self) -> str:
-        """SHA-256 over what was asked, without what registering adds (time, store, trace, signature)."""
-        asked = self.model_dump(
-            mode="json",
-            by_alias=True,
-            exclude_defaults=True,
-            exclude={"created_at", "store", "request_sha256", "traceparent", "signature"},
-        )
+        """SHA-256 over what was asked, without what registering adds (times, store, trace, signature)."""
+        added = {"created_at", "store", "request_sha256", "traceparent", "signature"}
+        if self.delay_seconds is not None:
+            added.add("not_before")
+        asked = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=added)
         text = json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return sha256_hex(text.encode())
 
-    def starts_from(self) -> datetime | None:
-        """The moment from which the task may start and its TTL counts, None before it is registered."""
-        if self.created_at is None or self.not_before is None:
-            return self.created_at
-        return max(self.created_at, self.not_before)
-
-    def expires_at(self) -> datetime | None:
-        """The moment after which an unstarted task is expired, None for never."""
-        start = self.starts_from()
-        if start is None or self.ttl_seconds is None:
-            return None
-        return start + timedelta(seconds=self.ttl_seconds)
+    def registered(self, store: str, created_at: datetime) -> "Envelope":
+        """This request as it is registered in a store at that moment."""
+        update: dict[str, Any] = {
+            "created_at": created_at,
+            "store": store,
+            "request_sha256": self.request_digest(),
+        }
+        if self.delay_seconds is not None:
+            update["not_before"] = created_at + timedelta(seconds=self.delay_seconds)
+        return self.model_copy(update=update)
 
 
 class Artifact(Message):
@@ -201,7 +213,7 @@ class Completion(Message):
     reason: str | None = None
     verified: bool = False
     given_up: bool = False
-    stopped: Literal["proven", "presumed"] | None = None
+    stopped: Stopped | None = None
     stop_seconds: float | None = None
     artifacts: tuple[Artifact, ...] = ()
     usage: Usage = Usage()

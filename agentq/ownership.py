@@ -21,3 +21,8 @@ def is_orphaned(claim: Claim) -> bool:
 def bury_orphaned(claim: Claim) -> bool:
     """The same, and what the dead worker's agent left running on this host is stopped first."""
     return is_orphaned(claim) and kill_marked(claim.token)
+
+
+def stop_silent(claim: Claim) -> bool:
+    """Stop what the agent of a worker that is silent, but not dead, still runs on this host; True when it is gone."""
+    return claim.owner.boot == process_identity().boot != "" and kill_marked(claim.token)

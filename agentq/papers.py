@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, TypeAdapter
 
-from agentq.messages import Artifact, Completion, Message, TaskId
+from agentq.messages import Artifact, Completion, Message, Stopped, TaskId
 
 
 def new_token() -> str:
@@ -55,7 +55,10 @@ class Lease(Message):
 
 
 class End(Message):
-    """How an attempt ended without a result: whether it counts, and when the task may be tried again."""
+    """How an attempt ended without a result: whether it counts, and when the task may be tried again.
+
+    Of one that another hand ended, `stopped` says whether its processes are proven gone.
+    """
 
     attempt: int
     token: str
@@ -64,6 +67,7 @@ class End(Message):
     reason: str
     counts: bool
     retry_at: AwareDatetime | None = None
+    stopped: Stopped | None = None
     artifacts: tuple[Artifact, ...] = ()
 
 

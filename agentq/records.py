@@ -2,21 +2,37 @@
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from pydantic import ValidationError
 
-from agentq.errors import EvidenceError, StoreUnavailable
-from agentq.lifecycle import Papers
+from agentq.errors import EvidenceError, NotFound, StoreUnavailable
+from agentq.lifecycle import Need, Papers, expires_at
 from agentq.messages import Artifact, Completion, Envelope, Message, explain, sha256_hex
-from agentq.papers import CLAIM_OR_SEAL, Attempt, Claim, End, Lease, Proposal, Seal
+from agentq.papers import (
+    CLAIM_OR_SEAL,
+    Approval,
+    Attempt,
+    Cancel,
+    Claim,
+    Demand,
+    End,
+    Lease,
+    Proposal,
+    Release,
+    Seal,
+)
 from agentq.store import Store
 
 M = TypeVar("M", bound=Message)
 
 CHUNK = 1 << 20
+STAMP = "%Y%m%dT%H%M%SZ"
+CANCEL, DEMAND, RELEASE = "cancel.json", "approval-demanded.json", "released.json"
 MEDIA_TYPES = {
     ".md": "text/markdown",
     ".txt": "text/plain",
@@ -59,9 +75,16 @@ class Records:
     # ------------------------------------------------------------------ the task
 
     def register(self, envelope: Envelope, *, published: bool = False) -> Envelope:
-        """Mark a task as open, register it, and answer with the registered envelope: another's when it was first."""
-        task_id = envelope.task_id
+        """Mark a task as open, register it, and answer with the registered envelope: another's when it was first.
+
+        A task with gates is not marked as unpublished: who registers it has to look at its gates afterwards.
+        """
+        task_id, published = envelope.task_id, published or envelope.has_gates
         self.open(task_id, published=published)
+        for needed in envelope.waits_on:
+            self.store.put(f"waits/{needed}/{task_id}", b"")
+        if expires := expires_at(Papers(envelope=envelope)):
+            self.will_expire(envelope, expires)
         found = self._first(f"tasks/{task_id}.json", envelope)
         if not self.is_open(task_id):  # `forget` came in between
             self.open(task_id, published=published)
@@ -71,10 +94,14 @@ class Records:
         """The envelope as registered, None for an unknown task."""
         return self._read(f"tasks/{task_id}.json", Envelope)
 
+    def is_registered(self, task_id: str) -> bool:
+        """Whether there is such a task."""
+        return self.store.get(f"tasks/{task_id}.json") is not None
+
     def open(self, task_id: str, *, published: bool = False) -> None:
         """Mark a task as not settled and, unless it is, as not known to be published; before it is registered."""
         if not published:
-            self.store.put(f"outbox/{task_id}", b"")
+            self.unpublish(task_id)
         self.store.put(f"open/{task_id}", b"")
 
     def is_open(self, task_id: str) -> bool:
@@ -91,6 +118,10 @@ class Records:
         self.close(task_id)
         if self.envelope(task_id):
             self.open(task_id)
+
+    def unpublish(self, task_id: str) -> None:
+        """Note that the engine is not known to have the task; a sweep then publishes it."""
+        self.store.put(f"outbox/{task_id}", b"")
 
     def published(self, task_id: str) -> None:
         """Note that the engine has the task."""
@@ -117,7 +148,47 @@ class Records:
         if envelope is None:
             return None
         attempts = self.attempts(task_id)
-        return Papers(envelope=envelope, attempts=attempts, manifest=self.manifest(task_id))
+        names = set(_names(self.store.keys(f"controls/{task_id}/")))
+        needs = tuple(Need(task_id=needed, manifest=self.manifest(needed)) for needed in envelope.depends_on)
+        papers = Papers(
+            envelope=envelope,
+            attempts=attempts,
+            cancel=self.cancel(task_id) if CANCEL in names else None,
+            demand=self._control(task_id, DEMAND, Demand) if DEMAND in names else None,
+            release=self._control(task_id, RELEASE, Release) if RELEASE in names else None,
+            needs=needs,
+        )
+        return papers.model_copy(update=self._approval(papers, names) | {"manifest": self.manifest(task_id)})
+
+    def known(self, task_id: str) -> Papers:
+        """The same; raises NotFound for an unknown task."""
+        papers = self.papers(task_id)
+        if papers is None:
+            raise NotFound(
+                f"there is no task {task_id} in {self.store.url}",
+                hint="Check the id and the store (--store, AGENTQ_STORE).",
+            )
+        return papers
+
+    def _approval(self, papers: Papers, names: set[str]) -> dict[str, object]:
+        """What an approval of the task has to be bound to, and the one that is."""
+        if not papers.needs_approval or papers.missing:
+            return {}
+        task_id = papers.envelope.task_id
+        context = self._context_digest(papers.envelope)
+        results = {need.task_id: self._digest(f"results/{need.task_id}.json") for need in papers.needs}
+        digest = approval_digest(self._digest(f"tasks/{task_id}.json"), context, results)
+        name = f"approval-{digest}.json"
+        approved = self._control(task_id, name, Approval) if name in names else None
+        return {"digest": digest, "context_sha256": context, "approved": approved}
+
+    def _context_digest(self, envelope: Envelope) -> str | None:
+        key = self.store.key(envelope.context_ref) if envelope.context_ref else None
+        return self._digest(key) if key else None
+
+    def _digest(self, key: str) -> str | None:
+        data = self.store.get(key)
+        return None if data is None else sha256_hex(data)
 
     # ------------------------------------------------------------------ attempts
 
@@ -168,13 +239,61 @@ class Records:
 
     # ------------------------------------------------------------------ controls
 
-    def ask_cancel(self, task_id: str, data: bytes) -> None:
-        """Ask whoever runs the task to stop; repeating changes nothing."""
-        self.create(f"controls/{task_id}/cancel.json", data)
+    def ask_cancel(self, task_id: str, cancel: Cancel) -> Cancel:
+        """Ask whoever runs the task to stop, and everybody not to start it; the first one who asked is answered."""
+        return self._first(f"controls/{task_id}/{CANCEL}", cancel)
+
+    def cancel(self, task_id: str) -> Cancel | None:
+        """Who asked to cancel the task, None when nobody did."""
+        return self._control(task_id, CANCEL, Cancel)
 
     def cancel_asked(self, task_id: str) -> bool:
         """Whether somebody asked to cancel the task."""
-        return self.store.get(f"controls/{task_id}/cancel.json") is not None
+        return self.store.get(f"controls/{task_id}/{CANCEL}") is not None
+
+    def demand_approval(self, task_id: str, demand: Demand) -> None:
+        """Let the task wait for an approval that its envelope does not ask for."""
+        self._first(f"controls/{task_id}/{DEMAND}", demand)
+
+    def approve(self, task_id: str, approval: Approval) -> Approval:
+        """Approve what the digest stands for; the first approval of it holds and is answered."""
+        return self._first(f"controls/{task_id}/approval-{approval.digest}.json", approval)
+
+    def release(self, task_id: str, release: Release) -> Release:
+        """Say since when the task's gates are open; the first word holds and is answered."""
+        return self._first(f"controls/{task_id}/{RELEASE}", release)
+
+    def waiting_for(self, task_id: str) -> Iterator[str]:
+        """The ids of the tasks that wait for this one to end, and of the group that it belongs to."""
+        return _names(self.store.keys(f"waits/{task_id}/"))
+
+    def stop_waiting(self, task_id: str, waiter: str) -> None:
+        """Note that the waiter knows of that task's end."""
+        self.store.delete(f"waits/{task_id}/{waiter}")
+
+    def _control(self, task_id: str, name: str, model: type[M]) -> M | None:
+        return self._read(f"controls/{task_id}/{name}", model)
+
+    # ------------------------------------------------------------------ deadlines
+
+    def will_expire(self, envelope: Envelope, at: datetime) -> None:
+        """Note for the coordinator's inbox when a task expires unless it was started."""
+        self.store.put(_deadline(envelope, at), b"")
+
+    def will_not_expire(self, envelope: Envelope, at: datetime) -> None:
+        """Remove that note."""
+        self.store.delete(_deadline(envelope, at))
+
+    def overdue(self, coordinator: str, now: datetime) -> Iterator[tuple[str, datetime]]:
+        """The coordinator's tasks whose noted deadline has passed, and that deadline."""
+        for name in _names(self.store.keys(f"expiring/{coordinator}/")):
+            stamp, _, task_id = name.partition("_")
+            deadline = datetime.strptime(stamp, STAMP).replace(tzinfo=UTC)
+            if deadline > now:
+                return
+            yield task_id, deadline
+
+    # ------------------------------------------------------------------ proposals
 
     def propose(self, proposal: Proposal) -> Proposal:
         """Leave a running agent's own word about its attempt; the first one holds and is answered."""
@@ -285,6 +404,21 @@ def _damage(key: str) -> Iterator[None]:
 def evidence_prefix(task_id: str, attempt: int | str) -> str:
     """Where the evidence of an attempt lies (an attempt's number, or `hand-<token>`)."""
     return f"artifacts/{task_id}/{attempt}/"
+
+
+def approval_digest(envelope: str | None, context: str | None, results: dict[str, str | None]) -> str:
+    """What an approval is bound to: SHA-256 over the digests of the envelope, its context and the results it needs."""
+    text = json.dumps({"context": context, "envelope": envelope, "results": results}, sort_keys=True)
+    return sha256_hex(text.encode())
+
+
+def _deadline(envelope: Envelope, at: datetime) -> str:
+    return f"expiring/{envelope.from_}/{_stamp(at)}_{envelope.task_id}"
+
+
+def _stamp(moment: datetime) -> str:
+    """To the second, rounded up: a deadline that is named so has passed when its name has."""
+    return (moment.astimezone(UTC) + timedelta(microseconds=999_999)).strftime(STAMP)
 
 
 def _names(keys: Iterator[str]) -> Iterator[str]:

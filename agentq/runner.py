@@ -1,5 +1,6 @@
 """The runner port: how an agent is started and what came of it."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,11 +10,14 @@ from typing import Literal, Protocol
 from agentq.messages import Usage
 
 Ended = Literal["done", "failed", "refused", "try_again", "parked", "timed_out", "stopped"]
+NOT_BEFORE = "not-before"
+"""The file in its output folder by which an agent says when it wants to be tried again; no evidence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One attempt as the runner sees it. Times are seconds; `output` gets the agent's own files."""
+    """One attempt as the runner sees it. Times are seconds; `output` gets the agent's own files; once `stop` is set,
+    the agent has to end."""
 
     task_id: str
     attempt: int
@@ -26,6 +30,7 @@ class Job:
     timeout_seconds: float | None = None
     silence_seconds: float | None = None
     output_limit: int | None = None
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,8 @@ class Runner(Protocol):
     """Starts one kind of agent."""
 
     async def run(self, job: Job) -> Ran:
-        """Run the agent to its end and answer how it ended; when cancelled, stop the whole process tree first."""
+        """Run the agent to its end and answer how it ended; its whole process tree is stopped first, also when the job
+        is to stop, and when this is cancelled."""
 
     def check(self) -> None:
         """Raise Invalid when the agent cannot be started on this machine."""

@@ -46,6 +46,16 @@ class Scratch:
         return self.root / "context.md"
 
     @property
+    def earlier(self) -> Path:
+        """Copies of what an earlier attempt left."""
+        return self.root / "earlier"
+
+    @property
+    def needs(self) -> Path:
+        """Copies of the results of needed tasks, a folder each."""
+        return self.root / "needs"
+
+    @property
     def _lock_file(self) -> Path:
         return self.root.with_suffix(".lock")
 

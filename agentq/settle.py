@@ -1,72 +1,18 @@
-"""How a task ends: by taking the next attempt number, by the commit point, and by what follows it.
+"""What follows a commit: the report's copy, the inbox, the notice, and those who waited for it.
 
 Every step may be repeated by anyone, in any order of arrival; who dies between two of them is healed by the next.
 """
 
 import contextlib
-from datetime import datetime
+from dataclasses import dataclass, field
 
+from agentq.commit import REPORT
 from agentq.engine import Engine
-from agentq.errors import AgentqError, EvidenceError
-from agentq.lifecycle import Papers
-from agentq.messages import Artifact, Completion, Outcome, sha256_hex, utc_now
-from agentq.papers import Seal, new_token
+from agentq.errors import AgentqError, EngineUnavailable, EvidenceError
+from agentq.gates import look_at_gates
+from agentq.lifecycle import Papers, due, expires_at
+from agentq.messages import Artifact, Completion, Envelope, sha256_hex, utc_now
 from agentq.records import Records
-
-REPORT = "report"
-
-
-def completion_of(
-    papers: Papers,
-    status: Outcome,
-    *,
-    by: str,
-    attempt: int,
-    reason: str | None = None,
-    summary: str = "",
-    verified: bool = False,
-    given_up: bool = False,
-    artifacts: tuple[Artifact, ...] = (),
-    finished_at: datetime | None = None,
-) -> Completion:
-    """The completion of a task as it is about to be committed; without a report it names none."""
-    envelope = papers.envelope
-    report = next((a for a in artifacts if a.name == REPORT), None)
-    return Completion(
-        task_id=envelope.task_id,
-        from_=by,
-        to=envelope.from_,
-        status=status,
-        attempt=attempt,
-        reason=reason,
-        summary=summary,
-        verified=verified,
-        given_up=given_up,
-        artifacts=artifacts,
-        result_sha256=report.sha256 if report else None,
-        finished_at=finished_at or utc_now(),
-    )
-
-
-def seal(records: Records, papers: Papers, completion: Completion, *, by: str) -> Completion | None:
-    """End a task that is not running: take the next number with a seal, then commit.
-
-    Answers with the manifest that holds, None when another hand took that number: start over from the papers.
-    """
-    number = papers.next_number
-    completion = completion.model_copy(update={"attempt": number})
-    paper = Seal(attempt=number, token=new_token(), by=by, at=utc_now(), completion=completion)
-    if not records.take(papers.envelope.task_id, paper):
-        return None
-    return commit(records, completion)
-
-
-def commit(records: Records, completion: Completion) -> Completion:
-    """The commit point: answers with the manifest that holds, which may be another hand's."""
-    if completion.result_sha256:
-        ref = records.store.ref(f"results/{completion.task_id}.md")
-        completion = completion.model_copy(update={"result_ref": ref})
-    return records.commit(completion)
 
 
 def file_papers(records: Records, manifest: Completion) -> None:
@@ -75,8 +21,17 @@ def file_papers(records: Records, manifest: Completion) -> None:
     if report:
         _copy_report(records, manifest.task_id, report)
     envelope = records.envelope(manifest.task_id)
+    if envelope and envelope.ttl_seconds is not None:
+        _forget_deadline(records, manifest.task_id)
     if envelope and envelope.reply_to:
         records.put_in_inbox(manifest)
+
+
+def _forget_deadline(records: Records, task_id: str) -> None:
+    papers = records.papers(task_id)
+    expires = expires_at(papers) if papers else None
+    if papers and expires:
+        records.will_not_expire(papers.envelope, expires)
 
 
 def _copy_report(records: Records, task_id: str, report: Artifact) -> None:
@@ -91,28 +46,83 @@ def _copy_report(records: Records, task_id: str, report: Artifact) -> None:
         records.store.put(key, records.read(report))
 
 
-def settle_in_store(records: Records, manifest: Completion) -> None:
-    """Settle without an engine: the notice on the results queue is dropped, the inbox has it.
+@dataclass(slots=True)
+class Followed:
+    """What followed a commit in the store: everything that ended with it, and what may start now."""
 
-    A task that was given up stays open until somebody with an engine has dead-lettered it.
+    ended: list[Completion] = field(default_factory=list)
+    released: list[Envelope] = field(default_factory=list)
+
+
+def follow(records: Records, manifest: Completion) -> Followed:
+    """File the papers of a task that ended, and open the gates of those that waited for it; safe to repeat.
+
+    What needed it and can no longer start is sealed, and so on; a group whose last task it was is committed. What is
+    released is marked as not published; nothing is closed yet.
     """
-    file_papers(records, manifest)
-    if not manifest.given_up:
-        records.close(manifest.task_id)
+    followed, waiting = Followed(), [manifest]
+    while waiting:
+        ended = waiting.pop()
+        followed.ended.append(ended)
+        file_papers(records, ended)
+        for waiter in list(records.waiting_for(ended.task_id)):
+            if not records.is_registered(waiter):
+                continue  # it looks at its gates itself, when it is
+            found = look_at_gates(records, waiter)
+            if isinstance(found, Completion):
+                waiting.append(found)
+            elif found:
+                followed.released.append(found)
+            records.stop_waiting(ended.task_id, waiter)
+    return followed
+
+
+def settle_in_store(records: Records, manifest: Completion) -> list[Envelope]:
+    """Settle without an engine; answers with what was released by it and has to be published.
+
+    The notice on the results queue is dropped, the inbox has it. A task that was given up stays open until somebody
+    with an engine has dead-lettered it.
+    """
+    followed = follow(records, manifest)
+    for ended in reversed(followed.ended):
+        if not ended.given_up:
+            records.close(ended.task_id)
+    return followed.released
 
 
 async def settle(records: Records, engine: Engine, manifest: Completion) -> None:
-    """Do what follows a commit: the report's copy, the inbox, the notice, the dead letter of a task given up.
+    """Do what follows a commit: report, inbox, who waited for it, the notice, the dead letter of what was given up.
 
     Raises EngineUnavailable when the dead letter could not be made durable: the task stays open and is settled again.
     """
     import asyncio  # here, because the commands that only read import this module too
 
-    await asyncio.to_thread(file_papers, records, manifest)
-    envelope = await asyncio.to_thread(records.envelope, manifest.task_id)
+    followed = await asyncio.to_thread(follow, records, manifest)
+    for envelope in followed.released:
+        with contextlib.suppress(EngineUnavailable):  # perhaps only that agent's queue is missing; it stays marked
+            await publish(records, engine, envelope)
+    for ended in reversed(followed.ended):
+        await _tell(records, engine, ended)
+        await asyncio.to_thread(records.close, ended.task_id)
+
+
+async def _tell(records: Records, engine: Engine, ended: Completion) -> None:
+    import asyncio
+
+    envelope = await asyncio.to_thread(records.envelope, ended.task_id)
     if envelope and envelope.reply_to:
         with contextlib.suppress(AgentqError):
-            await engine.notify(manifest, envelope.reply_to)
-    if envelope and manifest.given_up:
-        await engine.dead_letter(envelope, manifest.reason or "failed")
-    await asyncio.to_thread(records.close, manifest.task_id)
+            await engine.notify(ended, envelope.reply_to)
+    if envelope and ended.given_up:
+        await engine.dead_letter(envelope, ended.reason or "failed")
+
+
+async def publish(records: Records, engine: Engine, envelope: Envelope) -> None:
+    """Hand a task to the engine, not before its time, and note that it has it. Raises EngineUnavailable."""
+    import asyncio
+
+    papers = await asyncio.to_thread(records.papers, envelope.task_id)
+    until = due(papers or Papers(envelope=envelope))
+    delay = max(0.0, (until - utc_now()).total_seconds()) if until else 0.0
+    await engine.publish(envelope, delay=delay)
+    await asyncio.to_thread(records.published, envelope.task_id)

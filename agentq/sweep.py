@@ -9,13 +9,16 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from agentq.claim import Claims, Park, Settle, end_of
+from agentq.claim import Claims, Park, Settle
 from agentq.engine import Engine
 from agentq.errors import EngineUnavailable, Invalid, Unavailable
+from agentq.gates import look_at_gates
+from agentq.groups import plant
 from agentq.lifecycle import Papers
-from agentq.messages import Completion, parse_envelope
+from agentq.messages import Completion, Envelope, parse_envelope
 from agentq.patience import patiently
 from agentq.records import Records
+from agentq.settle import publish
 
 log = logging.getLogger("agentq")
 
@@ -92,13 +95,20 @@ class Sweep:
         envelope = await patiently(functools.partial(self._records.envelope, task_id))
         if envelope is None:
             return
+        if not envelope.is_group:
+            await self._hand_over(envelope)
+            return
+        for task in await patiently(functools.partial(plant, self._records, envelope)):
+            await self._hand_over(task)
+        await patiently(functools.partial(self._records.published, task_id))
+
+    async def _hand_over(self, envelope: Envelope) -> None:
+        """Publish a task; one of another agent stays marked when that cannot be done, perhaps it has no queue."""
         try:
-            await self._engine.publish(envelope)
+            await publish(self._records, self._engine, envelope)
         except EngineUnavailable:
             if envelope.to == self._agent:
                 raise
-            return  # perhaps only that agent's queue is missing
-        await patiently(functools.partial(self._records.published, task_id))
 
     async def _visit(self, task_id: str, *, starting: bool = False, idle: bool = False) -> None:
         await self._unless_bad(task_id, functools.partial(self._look_at, starting=starting, idle=idle))
@@ -123,12 +133,18 @@ class Sweep:
             # Whoever committed is most likely settling it at this moment, and needs no help.
             if starting or self._seen_before(task_id, ENDED):
                 await self._settle(papers.manifest)
-        elif papers.envelope.to == self._agent:
+            return
+        found = await patiently(functools.partial(look_at_gates, self._records, task_id, papers))
+        if isinstance(found, Completion):
+            await self._settle(found)
+        elif found:
+            await self._hand_over(found)
+        elif papers.envelope.to == self._agent and not papers.envelope.is_group:
             await self._visit_unfinished(task_id, papers, idle=idle)
 
     async def _visit_unfinished(self, task_id: str, papers: Papers, *, idle: bool) -> None:
         if self._stood_still(task_id, papers):
-            await asyncio.to_thread(self._bury, task_id, papers)
+            await asyncio.to_thread(self._claims.bury_silent, papers)
         had_run = papers.running is not None
         verdict = await patiently(functools.partial(self._claims.decide, task_id, may_start=False))
         if isinstance(verdict, Settle):
@@ -156,8 +172,3 @@ class Sweep:
             self._seen[task_id] = _Seen(mark)
             return None
         return seen
-
-    def _bury(self, task_id: str, papers: Papers) -> None:
-        if papers.running:
-            reason = f"its worker was silent for over {self._claims.terms.lease:g} s"
-            self._records.end(task_id, end_of(papers.running, self._agent, reason))

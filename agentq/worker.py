@@ -14,7 +14,7 @@ from agentq.config import Profile
 from agentq.engine import Delivery, Engine
 from agentq.errors import EngineUnavailable, StoreUnavailable, Unavailable
 from agentq.messages import Completion
-from agentq.ownership import bury_orphaned, this_process
+from agentq.ownership import bury_orphaned, stop_silent, this_process
 from agentq.patience import cancelled, patiently, repeated
 from agentq.records import Records
 from agentq.runner import Runner
@@ -52,7 +52,7 @@ class Worker:
         self._engine = engine
         self._profile = profile
         self._on_ready = on_ready
-        self._claims = Claims(records, _terms(profile), is_gone=bury_orphaned)
+        self._claims = Claims(records, _terms(profile), is_gone=bury_orphaned, stop_silent=stop_silent)
         self._bench = Bench(records, engine, runner, verifier, profile, self._claims, data / "scratch" / profile.agent)
         self._sweep = Sweep(records, engine, self._claims, profile.agent, self._settle)
         self._draining = asyncio.Event()
@@ -229,4 +229,5 @@ def _terms(profile: Profile) -> Terms:
         max_attempts=profile.retry.max_attempts,
         lease=profile.limits.lease_seconds,
         renewal=profile.limits.renew_seconds,
+        irreversible=profile.irreversible,
     )

@@ -19,13 +19,14 @@ import pytest
 
 from agentq.app import App, open_engine
 from agentq.cli import main
+from agentq.commit import commit, completion_of
 from agentq.config import load_settings
 from agentq.engine import Engine
 from agentq.messages import Completion, Envelope, Outcome, utc_now
 from agentq.ownership import this_process
 from agentq.papers import Claim, new_token
 from agentq.records import Records, evidence_prefix
-from agentq.settle import commit, completion_of, settle_in_store
+from agentq.settle import settle_in_store
 from agentq.stores.file import FileStore
 from tests.brokers.node import Node
 

@@ -65,8 +65,15 @@ def report(records: Records, text: bytes = b"# Done\n") -> Artifact:
     return records.add_evidence(f"artifacts/{TASK}/1/", "report", text, suffix=".md", made_by="daemon")
 
 
-def claims_for(records: Records, *, gone: bool = False, types: tuple[str, ...] = (), lease: float = 20.0) -> Claims:
-    terms = Terms(AGENT, OWNER, types, max_attempts=2, lease=lease, renewal=5.0)
+def claims_for(
+    records: Records,
+    *,
+    gone: bool = False,
+    types: tuple[str, ...] = (),
+    lease: float = 20.0,
+    irreversible: tuple[str, ...] = (),
+) -> Claims:
+    terms = Terms(AGENT, OWNER, types, max_attempts=2, lease=lease, renewal=5.0, irreversible=irreversible)
     return Claims(records, terms, is_gone=lambda _: gone, now=lambda: NOW)
 
 

@@ -21,19 +21,24 @@ from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
 from unittest import mock
 
 from agentq import claim as claim_module
+from agentq import commit as commit_module
 from agentq import coordinator as coordinator_module
+from agentq import gates as gates_module
+from agentq import hands as hands_module
 from agentq import settle as settle_module
 from agentq.claim import Claims, LookAgain, Park, Refuse, Settle, Start, Terms, Verdict, end_of
-from agentq.coordinator import Coordinator, Hand
+from agentq.commit import REPORT, commit, completion_of
+from agentq.coordinator import Coordinator
 from agentq.doctor import Findings, ailments, repair
 from agentq.engine import Guard
 from agentq.errors import AgentqError, Conflict, EngineUnavailable, NotFound, NothingYet, StoreUnavailable
+from agentq.hands import Hand, Hands
 from agentq.keeper import Stop, standing
 from agentq.lifecycle import Papers, derive
 from agentq.messages import Completion, Envelope, sha256_hex
-from agentq.papers import Attempt, Claim, Lease, Owner, Seal, new_token
+from agentq.papers import Attempt, Cancel, Claim, Lease, Owner, Seal, new_token
 from agentq.records import Records, evidence_prefix
-from agentq.settle import REPORT, commit, completion_of, settle
+from agentq.settle import settle
 from agentq.store import Stored
 
 T = TypeVar("T")
@@ -41,10 +46,12 @@ T = TypeVar("T")
 Fault = Literal["crash-before", "crash-after", "lost-answer", "refused", "late"]
 Seam = Callable[..., Any]
 
+MODULES = (claim_module, commit_module, coordinator_module, gates_module, hands_module, settle_module)
 TASK = "task-1"
 AGENT = "implementation-worker"
 LEASE, RENEWAL = 20.0, 5.0
 START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
+CANCEL = Cancel(token="cancel", by="canceller", at=START)
 ENDED = ("completed", "failed", "cancelled", "expired")
 
 
@@ -522,7 +529,7 @@ class World:
     def play(self) -> None:
         """Run the scenario to its end and check every promise."""
         with ExitStack() as patched:
-            for module in (claim_module, coordinator_module, settle_module):
+            for module in MODULES:
                 patched.enter_context(mock.patch.object(module, "utc_now", self.now))
             patched.enter_context(mock.patch("asyncio.to_thread", _in_this_thread))
             patched.callback(self.stage.close)
@@ -609,6 +616,9 @@ class World:
     def _is_gone(self, claim: Claim) -> bool:
         return self.scenario.same_host and claim.owner.pid in self.stage.dead
 
+    def _hands(self) -> Hands:
+        return Hands(self._my_records(), is_gone=self._is_gone)
+
     def _coordinator(self) -> Coordinator:
         return Coordinator(self._my_records(), is_gone=self._is_gone)
 
@@ -619,7 +629,7 @@ class World:
         for _ in range(3):
             with suppress(StoreUnavailable, EngineUnavailable, Conflict):
                 registered = coordinator.register(request)
-                if registered.unpublished:
+                if registered.publish:
                     run(self.engine.publish(registered.envelope))
                     for _ in range(self.scenario.copies):
                         self.engine.push(registered.envelope.to_json())
@@ -631,11 +641,11 @@ class World:
         self.stage.sleep(plan.after)
         hand = Hand(by=name, status=plan.status, summary="by hand", reason="by hand", report=name.encode())
         with suppress(NotFound, Conflict, StoreUnavailable):
-            self.by_hand.append(self._coordinator().end_by_hand(TASK, hand, take_over=plan.take_over))
+            self.by_hand.append(self._hands().end_by_hand(TASK, hand, take_over=plan.take_over))
 
     def _cancel(self) -> None:
         self.stage.sleep(self.scenario.cancel_after or 0.0)
-        patiently(lambda: self._my_records().ask_cancel(TASK, b"{}"))
+        patiently(lambda: self._my_records().ask_cancel(TASK, CANCEL))
 
     def _lose(self) -> None:
         self.stage.sleep(self.scenario.lose_after or 0.0)

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from agentq.claim import Claims, Drop, LookAgain, Park, Refuse, Settle, Start, Verdict, unsupported
+from agentq.claim import Claims, Drop, LookAgain, Park, Refuse, Settle, Start, Verdict
 from agentq.engine import Guard
 from agentq.errors import StoreUnavailable
 from agentq.messages import ENVELOPE_LIMIT, Envelope
+from agentq.papers import Cancel
 from agentq.records import Records
 from tests.samples import (
     AGENT,
@@ -96,7 +97,14 @@ def test_a_foreign_message_that_would_grow_too_long_to_be_published_again_is_ref
     assert list(records.unsettled()) == []
 
 
-@pytest.mark.parametrize("change", [{"depends_on": ["task-0"]}, {"requires_approval": True}, {"type": "review"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"type": "review"},
+        {"depends_on": [TASK]},
+        {"plan": ({"task_id": "a", "to": AGENT, "type": "t", "instructions": "i"},)},
+    ],
+)
 def test_a_foreign_message_that_nobody_here_may_run_is_refused_unregistered(
     records: Records, change: dict[str, Any]
 ) -> None:
@@ -263,7 +271,7 @@ def sealed(records: Records, verdict: Verdict) -> str:
 
 def test_a_cancelled_task_is_sealed(records: Records) -> None:
     envelope = registered(records)
-    records.ask_cancel(TASK, b"{}")
+    records.ask_cancel(TASK, Cancel(token="t", by="me", at=NOW, reason="no need"))
     assert sealed(records, pick_up(records, envelope)) == "cancelled"
 
 
@@ -280,13 +288,6 @@ def test_a_task_of_a_type_that_is_not_taken_is_given_up(records: Records) -> Non
     assert sealed(records, verdict) == "failed"
     assert isinstance(verdict, Settle)
     assert verdict.manifest.given_up
-
-
-@pytest.mark.parametrize("change", [{"depends_on": ["task-0"]}, {"requires_approval": True}])
-def test_a_gate_that_nobody_would_open_is_given_up(records: Records, change: dict[str, Any]) -> None:
-    envelope = registered(records, **change)
-    assert unsupported(envelope)
-    assert sealed(records, pick_up(records, envelope)) == "failed"
 
 
 @pytest.mark.promise("bounded-attempts")
@@ -372,7 +373,7 @@ def test_who_loses_a_claim_to_a_seal_commits_it() -> None:
 def test_who_loses_a_seal_to_a_claim_leaves_it_running() -> None:
     records = Records(Overtaking(f"attempts/{TASK}/1.json", claim(token="rival").to_json()))
     envelope = registered(records)
-    records.ask_cancel(TASK, b"{}")
+    records.ask_cancel(TASK, Cancel(token="t", by="me", at=NOW, reason="no need"))
     assert isinstance(pick_up(records, envelope), Park)
     assert records.manifest(TASK) is None
 

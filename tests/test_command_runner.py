@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 from io import FileIO
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 
 from agentq import processes
 from agentq.errors import Invalid
+from agentq.messages import utc_now
 from agentq.processes import MARKER
 from agentq.runner import Job, Ran
 from agentq.runners.command import PROMPT_FILE, CommandRunner
@@ -37,6 +39,17 @@ if os.fork() == 0:
         signal.pause()
     os._exit(0)
 os.wait()
+"""
+
+
+# Ignores what it is asked, as do its children: one in a session of its own, and one that forgot whose child it is.
+DEAF = """
+trap '' TERM HUP INT
+setsid sleep 600 & echo $!
+env -i setsid sleep 600 & echo $!
+(env -i setsid sleep 600 & echo $!)
+echo ready
+while :; do sleep 0.01; done
 """
 
 
@@ -73,6 +86,11 @@ async def python(job: Job, script: str, grace: float = SECONDS) -> Ran:
 def left(job: Job) -> list[int]:
     """What still lives of the job."""
     return [process.pid for process in processes._marked(processes._mark(job.token))]
+
+
+def lives(pid: int) -> bool:
+    process = processes._process(pid)
+    return process is not None and not process.is_dead
 
 
 @contextlib.asynccontextmanager
@@ -120,6 +138,44 @@ async def test_exit_0_is_done(job: Job) -> None:
 async def test_other_ends_have_a_reason(job: Job, script: str, ended: str, reason: str) -> None:
     ran = await sh(job, script)
     assert (ran.ended, ran.reason) == (ended, reason)
+
+
+async def test_75_with_a_time_parks_the_task_until_then(job: Job) -> None:
+    for text in ("2031-02-03T04:05:06Z", " 2031-02-03T06:05:06+02:00\n"):
+        (job.output / "not-before").write_text(text)
+        ran = await sh(job, "echo rate limit; exit 75")
+        assert (ran.ended, ran.not_before) == ("parked", datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC))
+        assert ran.reason == "asked not to be tried again before 2031-02-03 04:05:06 UTC: rate limit"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1.5\n", 1.5), ("10m", 600)])
+async def test_75_with_seconds_parks_the_task_for_so_long(job: Job, text: str, seconds: float) -> None:
+    before = utc_now()
+    ran = await sh(job, f"printf '{text}' > {job.output}/not-before; exit 75")
+    assert ran.ended == "parked"
+    assert ran.not_before
+    assert before < ran.not_before - timedelta(seconds=seconds) < utc_now()
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-5", "nan", "inf", "1e999", "9" * 400, "\xff\xfe", "2031-99-99"])
+async def test_75_with_something_else_is_tried_again_and_counts(job: Job, text: str) -> None:
+    (job.output / "not-before").write_bytes(text.encode("latin-1"))
+    ran = await sh(job, "exit 75")
+    assert (ran.ended, ran.not_before) == ("try_again", None)
+
+
+async def test_not_before_must_be_a_file(job: Job) -> None:
+    (job.workdir / "elsewhere").write_text("90")
+    for make in ("ln -s $PWD/elsewhere", "mkfifo", "mkdir"):
+        ran = await sh(job, f"rm -rf {job.output}/not-before; {make} {job.output}/not-before; exit 75")
+        assert ran.ended == "try_again"
+
+
+async def test_not_before_means_nothing_without_75(job: Job) -> None:
+    (job.output / "not-before").write_text("90")
+    for code, ended in ((0, "done"), (1, "failed"), (65, "refused")):
+        ran = await sh(job, f"exit {code}")
+        assert (ran.ended, ran.not_before) == (ended, None)
 
 
 async def test_a_reason_is_bounded_and_plays_no_tricks_on_a_terminal(job: Job) -> None:
@@ -332,6 +388,40 @@ async def test_a_daemon_that_ignores_signals_is_gone_after_a_stop(job: Job) -> N
         with pytest.raises(asyncio.CancelledError):
             await task
         assert left(job) == []
+
+
+async def test_told_to_stop_it_answers_when_all_of_the_tree_is_proven_gone(job: Job) -> None:
+    async with asyncio.timeout(SECONDS), running(job, "sh", "-c", DEAF, grace=0.1) as task:
+        children = [int(line) for line in job.transcript.read_text().split() if line != "ready"]
+        assert len([pid for pid in children if lives(pid)]) == 3
+        job.stop.set()
+        ran = await task
+    assert (ran.ended, ran.proven, ran.exit_code) == ("stopped", True, -signal.SIGKILL)
+    assert not [pid for pid in children if lives(pid)]
+
+
+async def test_told_to_stop_it_is_gentle_first(job: Job) -> None:
+    script = "trap 'echo saved; exit 0' TERM; echo ready; while :; do sleep 0.01; done"
+    async with running(job, "sh", "-c", script) as task:
+        job.stop.set()
+        ran = await task
+    assert (ran.ended, ran.proven, ran.exit_code, ran.final_text) == ("stopped", True, 0, "ready\nsaved\n")
+
+
+async def test_what_would_not_go_is_not_called_gone(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(job, "sh", "-c", "echo ready; sleep 600", grace=0.05) as task:
+        with monkeypatch.context() as patch:
+            patch.setattr(processes, "_send", lambda *_: None)
+            patch.setattr(processes.ProcessTree.stop, "__defaults__", (0.05,))
+            job.stop.set()
+            ran = await task
+        assert (ran.ended, ran.proven) == ("stopped", False)
+        processes.kill_marked(job.token)
+
+
+async def test_one_that_ended_by_itself_is_gone_too(job: Job) -> None:
+    ran = await sh(job, "setsid sleep 600 > /dev/null 2>&1 & exit 0")
+    assert (ran.ended, ran.proven) == ("done", True)
 
 
 async def test_what_the_program_leaves_behind_is_stopped_and_holds_nothing_up(job: Job) -> None:

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from agentq.coordinator import Coordinator, Hand
-from agentq.errors import Conflict, EvidenceError, Invalid, NotFound, NothingYet, StoreUnavailable, WaitTimeout
+from agentq.commit import commit
+from agentq.coordinator import Coordinator
+from agentq.errors import Conflict, EvidenceError, Invalid, NotFound, NothingYet, StoreUnavailable
+from agentq.hands import Hand, Hands
 from agentq.messages import ENVELOPE_LIMIT, Completion
 from agentq.papers import Claim
 from agentq.records import Records
-from agentq.settle import commit, settle_in_store
+from agentq.settle import settle_in_store
 from agentq.stores.file import FileStore
 from tests.samples import NOW, TASK, after, claim, completion, end, failing, registered, report, request, seal
 from tests.simulation import MemoryStore
@@ -43,14 +45,14 @@ def finish(records: Records, **changes: Any) -> Completion:
 @pytest.mark.promise("submit-idempotent")
 def test_the_same_content_is_the_same_task(records: Records, coordinator: Coordinator) -> None:
     first = coordinator.register(request())
-    assert (first.new, first.unpublished, first.envelope.is_foreign) == (True, True, False)
+    assert (first.new, bool(first.publish), first.envelope.is_foreign) == (True, True, False)
     again = coordinator.register(request())
-    assert (again.envelope, again.new, again.unpublished) == (first.envelope, False, True)
+    assert (again.envelope, again.new, bool(again.publish)) == (first.envelope, False, True)
     coordinator.published(TASK)
-    assert not coordinator.register(request()).unpublished
+    assert not coordinator.register(request()).publish
     settle_in_store(records, finish(records))
     after_its_end = coordinator.register(request())
-    assert (after_its_end.new, after_its_end.unpublished) == (False, False)
+    assert (after_its_end.new, bool(after_its_end.publish)) == (False, False)
     assert not records.is_open(TASK)
 
 
@@ -78,7 +80,7 @@ def test_two_submits_of_one_content_at_once_are_one_task() -> None:
     store = RegisteredMeanwhile()
     store.rival = Coordinator(Records(MemoryStore())).register(request()).envelope.to_json()
     found = Coordinator(Records(store)).register(request())
-    assert (found.new, found.unpublished) == (False, True)
+    assert (found.new, bool(found.publish)) == (False, True)
 
 
 def test_two_submits_of_two_contents_at_once_are_a_conflict() -> None:
@@ -91,7 +93,7 @@ def test_two_submits_of_two_contents_at_once_are_a_conflict() -> None:
 def test_an_id_that_a_foreign_message_registered_is_the_same_task(records: Records, coordinator: Coordinator) -> None:
     registered(records)
     found = coordinator.register(request())
-    assert (found.new, found.unpublished) == (False, False)
+    assert (found.new, bool(found.publish)) == (False, False)
 
 
 @pytest.mark.promise("none-lost")
@@ -106,7 +108,7 @@ def test_a_submit_that_died_before_it_published_is_found_in_the_outbox(
 def test_a_repeated_submit_puts_back_marks_that_were_lost(records: Records, coordinator: Coordinator) -> None:
     coordinator.register(request())
     records.close(TASK)
-    assert coordinator.register(request()).unpublished
+    assert coordinator.register(request()).publish
     assert records.is_open(TASK)
 
 
@@ -160,9 +162,20 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(change: dict[str, A
 # ---------------------------------------------------------------------- reading
 
 
-def test_an_unknown_task_is_told_as_such(coordinator: Coordinator) -> None:
-    calls: list[Callable[[str], object]] = [coordinator.status, coordinator.result, coordinator.envelope]
-    for call in [*calls, coordinator.retry, lambda task_id: coordinator.end_by_hand(task_id, DONE)]:
+def test_an_unknown_task_is_told_as_such(records: Records, coordinator: Coordinator) -> None:
+    hands = Hands(records)
+    calls: list[Callable[[str], object]] = [
+        coordinator.status,
+        coordinator.result,
+        coordinator.envelope,
+        coordinator.retry,
+        lambda task_id: coordinator.wait([task_id], 5),
+        lambda task_id: hands.end_by_hand(task_id, DONE),
+        lambda task_id: hands.cancel(task_id, "me"),
+        lambda task_id: hands.approve(task_id, "me"),
+        lambda task_id: hands.reject(task_id, "me", "no"),
+    ]
+    for call in calls:
         with pytest.raises(NotFound, match="no task nothing"):
             call("nothing")
 
@@ -217,9 +230,9 @@ def test_no_result_yet_says_what_is_waited_for(records: Records, coordinator: Co
     registered(records)
     with pytest.raises(NothingYet, match="pending, waits for: queued"):
         coordinator.result(TASK)
-    with pytest.raises(WaitTimeout, match="after 0 s"):
-        coordinator.wait(TASK, 0)
-    assert coordinator.wait(TASK, 5) if finish(records) else None
+    assert coordinator.wait([TASK], 0) == []
+    manifest = finish(records)
+    assert coordinator.wait([TASK], 5) == [manifest]
 
 
 @pytest.mark.promise("evidence-checked")
@@ -304,7 +317,7 @@ def test_a_task_that_has_not_ended_is_not_retried(records: Records, coordinator:
 @pytest.mark.promise("hand-unverified")
 def test_a_task_that_waits_is_ended_by_hand(records: Records, coordinator: Coordinator) -> None:
     registered(records)
-    manifest = coordinator.end_by_hand(TASK, DONE)
+    manifest = Hands(records).end_by_hand(TASK, DONE)
     assert (manifest.status, manifest.from_, manifest.attempt, manifest.verified) == ("completed", "me", 1, False)
     assert records.store.get(f"results/{TASK}.md") == b"# By hand\n"
     assert manifest.artifacts[0].made_by == "hand"
@@ -323,7 +336,7 @@ def test_a_task_that_has_ended_stays_so_and_what_was_brought_is_kept(
     else:
         records.take(TASK, seal())
     with pytest.raises(Conflict, match=r"was already (completed|cancelled)"):
-        coordinator.end_by_hand(TASK, DONE, take_over=True)
+        Hands(records).end_by_hand(TASK, DONE, take_over=True)
     manifest = records.manifest(TASK)
     assert manifest
     assert manifest.from_ != "me"
@@ -334,9 +347,9 @@ def test_an_attempt_that_runs_is_ended_only_when_it_is_taken_over(records: Recor
     registered(records)
     records.take(TASK, claim())
     with pytest.raises(Conflict, match="is running at implementation-worker on here"):
-        coordinator.end_by_hand(TASK, FAILED)
+        Hands(records).end_by_hand(TASK, FAILED)
     assert records.ended(TASK, 1) is None
-    manifest = coordinator.end_by_hand(TASK, FAILED, take_over=True)
+    manifest = Hands(records).end_by_hand(TASK, FAILED, take_over=True)
     assert (manifest.status, manifest.attempt, manifest.reason) == ("failed", 2, "not needed")
     ended = records.ended(TASK, 1)
     assert ended
@@ -346,7 +359,7 @@ def test_an_attempt_that_runs_is_ended_only_when_it_is_taken_over(records: Recor
 def test_an_attempt_whose_worker_is_gone_needs_no_taking_over(records: Records) -> None:
     registered(records)
     records.take(TASK, claim())
-    assert Coordinator(records, is_gone=lambda _: True).end_by_hand(TASK, FAILED).attempt == 2
+    assert Hands(records, is_gone=lambda _: True).end_by_hand(TASK, FAILED).attempt == 2
 
 
 class Meanwhile(MemoryStore):
@@ -370,7 +383,7 @@ def test_a_hand_that_loses_the_number_to_a_start_is_told_so() -> None:
     records = Records(store)
     registered(records)
     with pytest.raises(Conflict, match="is running"):
-        Coordinator(records).end_by_hand(TASK, DONE)
+        Hands(records).end_by_hand(TASK, DONE)
     assert records.manifest(TASK) is None
 
 
@@ -380,7 +393,7 @@ def test_a_hand_that_takes_over_and_loses_the_number_takes_over_again() -> None:
     records = Records(store)
     registered(records)
     records.take(TASK, claim())
-    manifest = Coordinator(records).end_by_hand(TASK, FAILED, take_over=True)
+    manifest = Hands(records).end_by_hand(TASK, FAILED, take_over=True)
     assert manifest.attempt == 3
     assert [bool(attempt.end) for attempt in records.attempts(TASK)] == [True, True, False]
 
@@ -393,7 +406,7 @@ def test_a_hand_that_is_overtaken_by_the_owners_commit_is_told_so() -> None:
     registered(records)
     records.take(TASK, claim())
     with pytest.raises(Conflict, match="was already completed by implementation-worker"):
-        Coordinator(records).end_by_hand(TASK, FAILED, take_over=True)
+        Hands(records).end_by_hand(TASK, FAILED, take_over=True)
     manifest = records.manifest(TASK)
     assert manifest
     assert (manifest.status, manifest.attempt) == ("completed", 1)
@@ -403,12 +416,12 @@ def test_a_hand_that_is_overtaken_by_the_owners_commit_is_told_so() -> None:
 def test_two_hands_are_decided_by_one_number() -> None:
     records: Records
     store = Meanwhile(
-        f"attempts/{TASK}/1.json", lambda: Coordinator(records).end_by_hand(TASK, Hand(by="you", status="completed"))
+        f"attempts/{TASK}/1.json", lambda: Hands(records).end_by_hand(TASK, Hand(by="you", status="completed"))
     )
     records = Records(store)
     registered(records)
     with pytest.raises(Conflict, match="was already completed by you"):
-        Coordinator(records).end_by_hand(TASK, FAILED)
+        Hands(records).end_by_hand(TASK, FAILED)
 
 
 # ---------------------------------------------------------------------- proposals
@@ -418,10 +431,10 @@ def test_a_running_agent_proposes_once(records: Records, coordinator: Coordinato
     registered(records)
     owner: Claim = claim()
     records.take(TASK, owner)
-    proposal = coordinator.propose(TASK, 1, owner.token, DONE)
-    assert coordinator.propose(TASK, 1, owner.token, DONE) == proposal == records.proposal(TASK, 1)
+    proposal = Hands(records).propose(TASK, 1, owner.token, DONE)
+    assert Hands(records).propose(TASK, 1, owner.token, DONE) == proposal == records.proposal(TASK, 1)
     with pytest.raises(Conflict, match="already proposed as completed"):
-        coordinator.propose(TASK, 1, owner.token, FAILED)
+        Hands(records).propose(TASK, 1, owner.token, FAILED)
 
 
 def test_only_the_attempt_that_runs_may_propose(records: Records, coordinator: Coordinator) -> None:
@@ -429,7 +442,7 @@ def test_only_the_attempt_that_runs_may_propose(records: Records, coordinator: C
     records.take(TASK, claim())
     for attempt, token in ((1, "forged"), (2, "owner")):
         with pytest.raises(Conflict, match="no longer yours"):
-            coordinator.propose(TASK, attempt, token, DONE)
+            Hands(records).propose(TASK, attempt, token, DONE)
     records.end(TASK, end())
     with pytest.raises(Conflict, match="no longer yours"):
-        coordinator.propose(TASK, 1, "owner", DONE)
+        Hands(records).propose(TASK, 1, "owner", DONE)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 
 from agentq.claim import end_of
+from agentq.commit import completion_of
 from agentq.lifecycle import Papers
 from agentq.messages import utc_now
 from agentq.papers import Seal, new_token
-from agentq.settle import completion_of
 from tests.desk import Desk
 
 

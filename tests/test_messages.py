@@ -24,6 +24,8 @@ FOREIGN = {
 }
 LEAST = {"task_id": "task-1", "to": "worker", "type": "work", "instructions": "Do it."}
 
+NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
+
 
 def body(**changes: Any) -> bytes:
     return json.dumps({**LEAST, **changes}).encode()
@@ -170,15 +172,13 @@ def test_a_default_that_is_spelled_out_is_the_same_request() -> None:
     assert spelled.request_digest() == parse().request_digest()
 
 
-def test_the_ttl_counts_from_when_the_task_may_start() -> None:
-    created = datetime(2026, 11, 22, 10, tzinfo=UTC)
-    later = created + timedelta(hours=1)
-    envelope = parse(ttl_seconds=60)
-    assert envelope.expires_at() is None
-    assert envelope.model_copy(update={"created_at": created}).expires_at() == created + timedelta(seconds=60)
-    delayed = envelope.model_copy(update={"created_at": created, "not_before": later})
-    assert delayed.expires_at() == later + timedelta(seconds=60)
-    assert parse().model_copy(update={"created_at": created}).expires_at() is None
+def test_a_delay_is_what_was_asked_and_the_time_that_follows_from_it_is_not() -> None:
+    first, again = (parse(delay_seconds=60).registered("file:///s", moment) for moment in (NOW, NOW + timedelta(1)))
+    assert (first.not_before, again.not_before) == (NOW + timedelta(seconds=60), NOW + timedelta(1, seconds=60))
+    assert first.request_digest() == again.request_digest() == first.request_sha256
+    assert parse(delay_seconds=61).request_digest() != first.request_sha256
+    first, second = (parse(not_before=f"2030-01-0{day}T00:00:00Z") for day in (1, 2))
+    assert first.request_digest() != second.request_digest()
 
 
 def test_new_ids_differ_and_are_keys() -> None:

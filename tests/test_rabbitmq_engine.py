@@ -27,8 +27,9 @@ from agentq.engine import Guard
 from agentq.engines import rabbitmq_link, topology
 from agentq.engines.rabbitmq import RabbitMQDelivery, RabbitMQEngine, RabbitMQSettings
 from agentq.errors import AgentqError, Conflict, EngineUnavailable, Invalid
-from agentq.messages import Completion, Envelope, utc_now
+from agentq.messages import PRIORITIES, Completion, Envelope, utc_now
 from tests.brokers.node import Installation, Node
+from tests.desk import Desk, on
 
 VERSIONS = ["newest", "oldest"]
 NewEngine = Callable[..., RabbitMQEngine]
@@ -132,6 +133,20 @@ async def test_notes_say_what_this_version_gives(node: Node, engine: RabbitMQEng
     assert health.notes == declared.notes
     assert ("not replicated" in " ".join(declared.notes)) == (topology.parse_version(node.version) < (4, 3))
     assert [label.rpartition(".")[2] for label in health.missing] == ["nobody"]
+
+
+def test_init_and_doctor_say_which_queues_there_are_and_what_is_lost(node: Node, tmp_path: Path) -> None:
+    desk = Desk(tmp_path, on(node))
+    said = {command: desk.ok(command) for command in ("init", "doctor")}
+    queues = dict(line.split() for line in node.ctl("list_queues", "name", "type", "--no-table-headers").splitlines())
+    kind = queues[f"{desk.environment['AGENTQ_NAMESPACE']}.tasks.review-worker"]
+    lost = ["not replicated", "no delivery limit", "dead-lettered at most once"]
+    for words in said.values():
+        assert f"task queues are {kind} queues" in words
+        assert "priorities are strict" in words
+        assert [loss for loss in lost if loss in words] == (lost if kind == "classic" else [])
+        assert (f"RabbitMQ {'.'.join(node.version.split('.')[:2])} has no strict" in words) == (kind == "classic")
+    assert (kind == "quorum") == (topology.parse_version(node.version) >= (4, 3))
 
 
 async def test_a_conflict_leaves_nothing_half_declared(node: Node, new_engine: NewEngine, namespace: str) -> None:
@@ -321,8 +336,15 @@ async def test_a_memory_alarm_is_an_error_in_time(own_node: Node, new_engine: Ne
     engine = new_engine(own_node.url, timeout=1.0)
     await engine.declare(["worker"], [])
     await engine.publish(envelope("before"))
+
+    async def publish_for_ever() -> None:
+        while True:
+            await engine.publish(envelope("until the alarm is heard of"))
+
     own_node.ctl("set_vm_memory_high_watermark", "absolute", "1")
     try:
+        with pytest.raises(EngineUnavailable, match="blocks publishers"):
+            await asyncio.wait_for(publish_for_ever(), 30)
         for request in (engine.publish(envelope("during")), engine.ready("worker")):
             start = time.monotonic()
             with pytest.raises(EngineUnavailable, match="blocks publishers"):
@@ -407,6 +429,44 @@ async def test_priorities_are_strict_and_a_guard_is_above_them(engine: RabbitMQE
     ranks = [(-numbers[name], int(number)) for name, number in (one.split("-") for one in got[1:])]
     assert got[0] == "guard"
     assert ranks == sorted(ranks)
+
+
+@pytest.mark.promise("strict-priority")
+async def test_order_is_kept_where_messages_expire_find_no_queue_or_a_full_one(
+    node: Node, engine: RabbitMQEngine, namespace: str
+) -> None:
+    limit = '{"max-length": 20, "overflow": "reject-publish"}'
+    await asyncio.to_thread(node.ctl, "set_policy", namespace, f"^{namespace}.tasks", limit, "--apply-to", "queues")
+    dice, accepted = random.Random(2), ["urgent-0"]
+    await engine.publish(envelope("urgent-0", priority="urgent"))
+    async with foreign(node) as channel:
+        expiring = Basic.Properties(priority=topology.PRIORITY["urgent"], expiration="1")
+        await channel.basic_publish(
+            b"expired", exchange=f"{namespace}.tasks", routing_key="worker", properties=expiring
+        )
+    with pytest.raises(EngineUnavailable, match="nobody"):
+        await engine.publish(envelope("lost", to="nobody", priority="urgent"))
+
+    async def fill() -> None:
+        for number in range(1, 1000):
+            level = dice.choice(PRIORITIES)
+            await engine.publish(envelope(f"{level}-{number}", priority=level))
+            accepted.append(f"{level}-{number}")
+
+    with pytest.raises(EngineUnavailable, match="did not accept"):
+        await fill()
+    accepted.sort(key=lambda task_id: -PRIORITIES.index(task_id.split("-")[0]))
+    half = len(accepted) // 2
+    got = [await take_body(engine) for _ in range(half)]
+    await eventually(lambda: engine.publish(envelope("late", priority="urgent")))
+    got += [await take_body(engine) for _ in range(half, len(accepted) + 1)]
+    expected = [*accepted[:half], "late", *accepted[half:]]
+    assert [Envelope.model_validate_json(body).task_id for body in got] == expected
+    async with asyncio.timeout(30):
+        while not (letters := await engine.dead_letters()):
+            pass
+    assert [(letter.body, "expired" in letter.reason) for letter in letters] == [(b"expired", True)]
+    await asyncio.to_thread(node.ctl, "clear_policy", namespace)
 
 
 async def test_a_busy_slot_leaves_the_next_message_to_others(
@@ -560,16 +620,16 @@ async def test_a_thousand_looks_change_nothing(node: Node, engine: RabbitMQEngin
         assert await engine.dead_letters() == first
 
 
-async def test_lookers_see_all_and_remove_one(node: Node, new_engine: NewEngine, engine: RabbitMQEngine) -> None:
+async def test_lookers_see_all_and_remove_each_once(node: Node, new_engine: NewEngine, engine: RabbitMQEngine) -> None:
     for count in range(20):
         await engine.dead_letter(envelope(f"t{count}"), "why")
     engines = [new_engine(node.url) for _ in range(4)]
     looks = await asyncio.gather(*(one.dead_letters() for one in engines))
     assert [len(look) for look in looks] == [20] * 4
     ids = [letter.id for letter in looks[0]]
-    removed = await asyncio.gather(*(one.remove_dead_letter(ids[7]) for one in engines))
-    assert sorted(removed) == [False, False, False, True]
-    assert [letter.id for letter in await engine.dead_letters()] == ids[:7] + ids[8:]
+    removed = await asyncio.gather(*(one.remove_dead_letters(ids[7:9]) for one in engines))
+    assert sorted(removed) == [0, 0, 0, 2]
+    assert [letter.id for letter in await engine.dead_letters()] == ids[:7] + ids[9:]
 
 
 async def test_what_the_broker_gave_up_is_named(node: Node, engine: RabbitMQEngine, namespace: str) -> None:
@@ -589,7 +649,7 @@ async def test_what_the_broker_gave_up_is_named(node: Node, engine: RabbitMQEngi
     assert letter.at is not None
     assert abs((utc_now() - letter.at).total_seconds()) < 30
     assert [one.id for one in await engine.dead_letters()] == [letter.id]
-    assert await engine.remove_dead_letter(letter.id)
+    assert await engine.remove_dead_letters([letter.id]) == 1
 
 
 async def test_a_dead_delivery_keeps_its_headers_as_texts(engine: RabbitMQEngine) -> None:

@@ -279,7 +279,7 @@ def test_a_file_in_the_store_that_belongs_to_another_task(desk: Desk) -> None:
 def test_a_context_that_somebody_put_where_the_tasks_own_would_go(desk: Desk) -> None:
     (desk.shared / "tasks" / "mine.md").write_text("Not this.\n")
     done = desk.run("submit", *REVIEW, "--id", "mine", "--file", "-", stdin=b"This.\n")
-    refused(done, 5, "tasks/mine.md is in the store with another content", "Choose another --id")
+    refused(done, 5, "tasks/mine.md is in the store with another content", "Choose another id")
     assert desk.run("status", "mine").code == 4
     assert desk.waiting("review-worker") == 0
 

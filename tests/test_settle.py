@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from agentq.commit import commit, completion_of, seal
 from agentq.errors import EngineUnavailable
 from agentq.lifecycle import Papers
 from agentq.messages import Completion, Envelope, sha256_hex
 from agentq.records import Records
-from agentq.settle import commit, completion_of, file_papers, seal, settle, settle_in_store
+from agentq.settle import file_papers, settle, settle_in_store
 from agentq.stores.file import FileStore
 from tests.samples import NOW, TASK, claim, completion, end, registered, report
 from tests.simulation import MemoryStore

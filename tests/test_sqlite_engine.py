@@ -19,7 +19,7 @@ from agentq.engines.sqlite import SQLiteEngine
 from agentq.engines.sqlite_holders import Holder
 from agentq.errors import AgentqError, EngineUnavailable, Invalid
 from agentq.messages import Completion
-from tests.conformance.engines import an_envelope, drain, nothing_waits, take, task_of
+from tests.conformance.engines import PATIENCE, an_envelope, drain, nothing_waits, take, task_of
 
 AGENT = "worker"
 NOBODY = 65534
@@ -266,6 +266,89 @@ async def test_what_could_not_be_given_back_is_given_back_later(
     assert await drain(engine, AGENT, 1) == ["task-1"]
 
 
+# Who waits
+
+
+async def seen(count: int, engine: SQLiteEngine) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while await engine.listeners(AGENT) != count:
+            pass
+
+
+async def test_waiting_writes_nothing(
+    engine: SQLiteEngine, other: SQLiteEngine, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, loop, really = asyncio.Semaphore(0), asyncio.get_running_loop(), sqlite._seconds_until_ready
+
+    def look(db: sqlite3.Connection, agent: str) -> float:
+        loop.call_soon_threadsafe(looked.release)
+        return min(0.01, really(db, agent))
+
+    monkeypatch.setattr(sqlite, "_seconds_until_ready", look)
+    receiving = asyncio.create_task(engine.receive(AGENT))
+    await seen(1, other)
+    with closing(sqlite3.connect(path)) as db:
+
+        def version() -> object:
+            (file,) = lock_files(path)
+            return (
+                db.execute("PRAGMA data_version").fetchone(),
+                file,
+                file.stat().st_mtime_ns,
+                file.parent.stat().st_mtime_ns,
+            )
+
+        before = version()
+        for _ in range(10):
+            await looked.acquire()
+        assert version() == before
+    assert await other.listeners(AGENT) == 1
+    receiving.cancel()
+    await asyncio.gather(receiving, return_exceptions=True)
+    assert lock_files(path) == []
+
+
+async def test_a_dead_receivers_file_counts_for_nothing_and_goes(engine: SQLiteEngine, path: Path) -> None:
+    dead = path.with_name("queue.db-holders") / f"dead.{AGENT}"
+    dead.parent.mkdir()
+    dead.touch()
+    assert await engine.listeners(AGENT) == 0
+    await engine.publish(an_envelope(AGENT))
+    await take(engine, AGENT)
+    assert dead not in lock_files(path)
+
+
+async def test_a_receiver_whose_file_was_taken_away_is_seen_again(
+    engine: SQLiteEngine, other: SQLiteEngine, path: Path
+) -> None:
+    receiving = asyncio.create_task(engine.receive(AGENT))
+    await seen(1, other)
+    lock_files(path)[0].unlink()
+    await other.publish(an_envelope("another"))  # which makes the receiver look
+    await seen(1, other)
+    await other.publish(an_envelope(AGENT))
+    assert task_of(await receiving) == "task-1"
+
+
+async def test_who_cannot_be_seen_receives_all_the_same(
+    engine: SQLiteEngine, other: SQLiteEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really, tried = sqlite_holders._new_lock, asyncio.Event()
+
+    def refuse(file: Path) -> int | None:
+        if not file.name.endswith(AGENT):
+            return really(file)
+        tried.set()
+        raise OSError("no space")
+
+    monkeypatch.setattr(sqlite_holders, "_new_lock", refuse)
+    receiving = asyncio.create_task(take(engine, AGENT))
+    await tried.wait()
+    assert await other.listeners(AGENT) == 0
+    await other.publish(an_envelope(AGENT))
+    assert task_of(await receiving) == "task-1"
+
+
 # What can go wrong
 
 
@@ -350,12 +433,13 @@ async def test_a_locked_database_is_unavailable_until_it_is_free(
 
 async def test_a_full_disk_is_unavailable_until_there_is_space(engine: SQLiteEngine) -> None:
     await engine._run(lambda db: db.execute("PRAGMA max_page_count = 20").fetchone())
-    large = an_envelope(AGENT, "large", padding="x" * 60_000)
+    large = an_envelope(AGENT, "large", padding="x" * 60_000, priority="urgent")
+    await engine.publish(an_envelope(AGENT, "before"))
     with pytest.raises(EngineUnavailable, match="the disk is full") as caught:
         await engine.publish(large)
     assert "free some space" in caught.value.hint
     await engine.publish(an_envelope(AGENT, "after", priority="urgent"))  # on a connection without that limit
-    assert await drain(engine, AGENT, 1) == ["after"]
+    assert await drain(engine, AGENT, 2) == ["after", "before"]
 
 
 @pytest.fixture

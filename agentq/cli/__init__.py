@@ -15,12 +15,16 @@ from agentq.errors import AgentqError, ExitCode
 
 COMMANDS = {
     "submit": "Register a task and hand it to an agent's queue; prints its id.",
+    "plan": "Submit tasks that wait for each other, as one.",
     "status": "Tell where a task stands, from its papers alone.",
     "wait": "Wait for tasks to end.",
     "result": "Check a task's evidence and print its result.",
     "inbox": "List unread completions.",
     "complete": "Say that a task is done, inside its agent or by hand.",
     "fail": "Say that a task cannot be done, inside its agent or by hand.",
+    "cancel": "Cancel a task or a plan, and stop what runs of it.",
+    "approve": "Let a task start that waits for an approval.",
+    "reject": "End a task that waits for an approval.",
     "retry": "Submit a finished task again as a new one that cites it.",
     "dlq": "Look at, retry and purge dead letters.",
     "worker": "Run a worker.",

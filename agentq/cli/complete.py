@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from agentq.cli.hand import end
-from agentq.cli.terms import AsJson, By, Store, TakeOver, TaskId, command
+from agentq.cli.terms import AsJson, Broker, By, Store, TakeOver, TaskId, command
 from agentq.errors import Invalid
 
 app = command()
@@ -22,6 +22,7 @@ def complete(
     ] = "",
     take_over: TakeOver = False,
     json: AsJson = False,
+    broker: Broker = None,
     store: Store = None,
 ) -> None:
     """Say that a task is done.
@@ -29,10 +30,10 @@ def complete(
     Inside a running agent this is a proposal, which its worker checks; by hand it ends the task, unverified.
     """
     from agentq.context import read_file
-    from agentq.coordinator import Hand
+    from agentq.hands import Hand
 
     if not (summary.strip() or result_file):
         raise Invalid("a completion needs evidence", hint="Give --result-file, --summary, or both.")
     report = read_file(result_file) if result_file else None
     hand = Hand(by=sender, status="completed", summary=summary, report=report)
-    end(task_id, hand, take_over=take_over, json=json, store=store)
+    end(task_id, hand, take_over=take_over, json=json, broker=broker, store=store)

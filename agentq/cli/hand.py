@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentq.cli.terms import echo, echo_json
+from agentq.cli.terms import echo, echo_json, hand_over
 from agentq.errors import Invalid
 
 if TYPE_CHECKING:
-    from agentq.coordinator import Coordinator, Hand
+    from agentq.hands import Hand, Hands
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +21,17 @@ class Inside:
     output: Path
 
 
-def end(task_id: str, hand: "Hand", *, take_over: bool, json: bool, store: str | None) -> None:
+def end(task_id: str, hand: "Hand", *, take_over: bool, json: bool, broker: str | None, store: str | None) -> None:
     """End a task, or propose to when this process runs inside that very task's agent."""
     from agentq.app import App
 
-    coordinator = App.load(store=store).coordinator
+    app = App.load(broker=broker, store=store)
     inside = None if take_over else _inside(task_id)
     if inside:
-        _propose(coordinator, task_id, hand, inside, json=json)
+        _propose(app.hands, task_id, hand, inside, json=json)
         return
-    manifest = coordinator.end_by_hand(task_id, hand, take_over=take_over)
+    manifest = app.hands.end_by_hand(task_id, hand, take_over=take_over)
+    hand_over(app)
     if json:
         echo_json(manifest)
     else:
@@ -49,10 +50,10 @@ def _inside(task_id: str) -> Inside | None:
     return Inside(int(attempt), token, Path(output))
 
 
-def _propose(coordinator: "Coordinator", task_id: str, hand: "Hand", inside: Inside, *, json: bool) -> None:
+def _propose(hands: "Hands", task_id: str, hand: "Hand", inside: Inside, *, json: bool) -> None:
     if hand.report is not None:
         _leave(inside.output / "report.md", hand.report)
-    proposal = coordinator.propose(task_id, inside.attempt, inside.token, hand)
+    proposal = hands.propose(task_id, inside.attempt, inside.token, hand)
     if json:
         echo_json(proposal.model_dump(mode="json", exclude={"token"}))
     else:

@@ -5,7 +5,20 @@ from typing import Annotated
 
 import typer
 
-from agentq.cli.terms import AsJson, SomeIds, Store, Whose, ago, command, echo, echo_json, one_line, outcome, say
+from agentq.cli.terms import (
+    AsJson,
+    SomeIds,
+    Store,
+    Whose,
+    ago,
+    command,
+    echo,
+    echo_json,
+    hand_over,
+    one_line,
+    outcome,
+    say,
+)
 from agentq.errors import NotFound
 from agentq.messages import Completion
 
@@ -36,6 +49,7 @@ def inbox(
     sys.stdout.flush()  # what nobody could read is not marked as read
     for manifest in unread if ack else ():
         app.coordinator.acknowledge(name, manifest.task_id)
+    hand_over(app)
 
 
 def _print(unread: list[Completion], name: str) -> None:

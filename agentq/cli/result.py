@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentq.cli.terms import AsJson, Store, TaskId, command, echo, echo_json, one_line, quoted, size
+from agentq.cli.terms import AsJson, Store, TaskId, command, echo, echo_json, hand_over, one_line, quoted, size
 from agentq.errors import ExitCode, NotFound
 from agentq.messages import Artifact, Completion
 
@@ -35,8 +35,9 @@ def result(
     """Check a task's evidence and print its result: summary, report and references."""
     from agentq.app import App
 
-    coordinator = App.load(store=store).coordinator
-    manifest = coordinator.result(task_id)
+    app = App.load(store=store)
+    coordinator, manifest = app.coordinator, app.coordinator.result(task_id)
+    hand_over(app)
     if artifact is not None or path:
         _one(coordinator, manifest, "report" if artifact is None else artifact, path=path, json=json)
     else:
@@ -72,7 +73,8 @@ def _where(artifact: Artifact) -> str:
 
 def _print(coordinator: "Coordinator", manifest: Completion, *, full: bool) -> None:
     verified = "verified" if manifest.verified else "unverified"
-    how = f", attempt {manifest.attempt}, {verified}" if manifest.status == "completed" else ""
+    number = f", attempt {manifest.attempt}" if manifest.attempt else ""
+    how = f"{number}, {verified}" if manifest.status == "completed" else ""
     echo(f"{manifest.task_id} {manifest.status} by {manifest.from_}{how}")
     if manifest.reason:
         echo(f"reason: {one_line(manifest.reason)}")

@@ -2,12 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-from agentq.cli.terms import AsJson, Store, TaskIds, ago, command, echo, echo_json, one_line
+from agentq.cli.terms import AsJson, Store, TaskIds, ago, command, echo, echo_json, hand_over, one_line
 
 if TYPE_CHECKING:
     from agentq.lifecycle import Status
 
 app = command()
+
+STATES = ("completed", "failed", "cancelled", "expired", "processing", "pending")
+NAMED = 5
+"""How many of the tasks that one waits for are named."""
 
 
 @app.command()
@@ -19,26 +23,36 @@ def status(
     """Tell where tasks stand, from their papers alone: also with the broker down."""
     from agentq.app import App
 
-    coordinator = App.load(store=store).coordinator
-    found = [coordinator.status(task_id) for task_id in ids]
+    app = App.load(store=store)
+    found = [app.coordinator.status(task_id) for task_id in ids]
     if json:
         echo_json(found[0] if len(found) == 1 else found)
-        return
-    for one in found:
+    for one in () if json else found:
         echo(line(one))
+        for member in app.coordinator.members(one.task_id) if one.tasks else ():
+            echo(f"  {line(app.coordinator.status(member))}")
+    hand_over(app)
 
 
 def line(status: "Status") -> str:
     """A status as one line."""
     head = f"{status.task_id}  {status.state}"
+    if status.tasks and status.state in ("pending", "processing"):
+        counts = ", ".join(f"{status.tasks[s]} {s}" for s in STATES if s in status.tasks)
+        return f"{head}  {counts}{_cancel(status)}"
     if status.state == "processing":
-        return f"{head}  {status.worker} on {status.host}, attempt {status.attempt}, started {ago(status.since)}"
+        where = f"{status.worker} on {status.host}, attempt {status.attempt}, started {ago(status.since)}"
+        return f"{head}  {where}{_cancel(status)}"
     if status.state == "pending":
-        return f"{head}  {_waiting(status)}{_earlier(status)}"
+        return f"{head}  {_waiting(status)}{_earlier(status)}{_cancel(status)}"
     by = f"by {status.worker}" if status.worker else ""
     verified = "" if status.state != "completed" else (", verified" if status.verified else ", unverified")
     why = f": {one_line(status.reason)}" if status.reason else ""
     return f"{head}  {by}{verified}{why}".rstrip()
+
+
+def _cancel(status: "Status") -> str:
+    return "; is being cancelled" if status.cancel_asked else ""
 
 
 def _waiting(status: "Status") -> str:
@@ -49,10 +63,17 @@ def _waiting(status: "Status") -> str:
         )
     if status.waits_for == "delayed" and status.until:
         return f"waits for: {status.agent}, delayed until {status.until:%Y-%m-%d %H:%M:%SZ}"
+    if status.waits_for == "dependencies":
+        named, more = status.needs[:NAMED], len(status.needs) - NAMED
+        return f"waits for: dependencies {', '.join(named)}{f' and {more} more' if more > 0 else ''}"
+    if status.waits_for == "approval":
+        return f"waits for: approval; agentq approve {status.task_id} --by YOU --digest {(status.digest or '')[:12]}"
     return f"waits for: {status.agent}, {status.waits_for}"
 
 
 def _earlier(status: "Status") -> str:
     if not status.reason:
         return ""
+    if status.attempt is None:
+        return f"; {one_line(status.reason)}"
     return f"; {status.attempts_counted} tried, last: {one_line(status.reason)}"

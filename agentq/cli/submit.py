@@ -7,12 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from agentq.cli.terms import AsJson, Broker, NewId, Sender, Store, command, echo, echo_json, moment, say, seconds
+from agentq.cli.terms import (
+    AsJson,
+    Broker,
+    NewId,
+    Sender,
+    Store,
+    ahead,
+    checked_ids,
+    command,
+    echo,
+    echo_json,
+    hand_over,
+    say,
+    seconds,
+)
 from agentq.errors import Invalid
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from agentq.app import App
     from agentq.context import Context
     from agentq.coordinator import Registered
@@ -20,7 +32,6 @@ if TYPE_CHECKING:
 
 app = command()
 
-DO_CONTEXT = "Do what the context document asks."
 FLAGS = {
     "to": "--to",
     "type": "--type",
@@ -30,6 +41,9 @@ FLAGS = {
     "timeout_seconds": "--timeout",
     "max_attempts": "--max-attempts",
     "reply_to": "--reply-to",
+    "depends_on": "--after",
+    "run_if": "--run-if",
+    "delay_seconds": "--delay",
     "expected_output.artifacts": "--expect",
     "expected_output.format": "--format",
 }
@@ -56,6 +70,21 @@ def submit(
     ] = None,
     delay: Annotated[str | None, typer.Option(metavar="TIME", help="Not before that time from now: 10m.")] = None,
     at: Annotated[str | None, typer.Option(metavar="TIME", help="Not before that time: 2030-01-31T18:00.")] = None,
+    after: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID",
+            help="Not before that task has completed. Repeatable.",
+            callback=checked_ids,
+            show_default=False,
+        ),
+    ] = None,
+    run_if: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="completed, or always: whatever became of --after.")
+    ] = None,
+    requires_approval: Annotated[
+        bool, typer.Option("--requires-approval", help="Not before somebody approved it: agentq approve.")
+    ] = False,
     expect: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A piece of evidence that must come back. Repeatable.")
     ] = None,
@@ -73,6 +102,10 @@ def submit(
     traceparent: Annotated[
         str | None, typer.Option(metavar="TEXT", envvar="TRACEPARENT", help="W3C trace context.")
     ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for its end, as `agentq wait` does.")] = False,
+    wait_timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Wait no longer than: 90, 10m, 2h (exit code 7).")
+    ] = None,
     json: AsJson = False,
     broker: Broker = None,
     store: Store = None,
@@ -80,10 +113,16 @@ def submit(
     """Register a task and hand it to an agent's queue; prints its id once that is durable."""
     from agentq.app import App
     from agentq.messages import new_task_id
+    from agentq.request import DO_CONTEXT
 
     app = App.load(broker=broker, store=store, coordinator=sender)
     coordinator = app.settings.coordinator
     context, stem = _context(app, file, context_ref)
+    if run_if is not None and not after:
+        raise Invalid(
+            "--run-if says what becomes of --after, and there is none", hint="Give --after ID, or leave it out."
+        )
+    limit = None if wait_timeout is None else seconds("--wait-timeout", wait_timeout)
     if instructions is None and context is None:
         raise Invalid("there is nothing to do", hint="Say what: --instructions TEXT, --file PATH, or both.")
     envelope = _envelope(
@@ -99,7 +138,10 @@ def submit(
             "ttl_seconds": None if ttl is None else seconds("--ttl", ttl),
             "timeout_seconds": None if timeout is None else seconds("--timeout", timeout),
             "max_attempts": max_attempts,
-            "not_before": _not_before(delay, at),
+            **_start(delay, at),
+            "depends_on": tuple(dict.fromkeys(after or ())),
+            "run_if": run_if or "completed",
+            "requires_approval": requires_approval,
             "labels": _labels(label or [], repo, base),
             "traceparent": traceparent,
             "context_ref": context.ref if context else None,
@@ -107,18 +149,36 @@ def submit(
         }
     )
     registered = _run(app, envelope, context.data if context and not context.ref else None)
-    if json:
+    if not registered.new:
+        say(f"{registered.envelope.task_id} was registered before, with the same content")
+    if wait or limit is not None:
+        _wait(app, registered.envelope.task_id, limit, json=json)
+    elif json:
         echo_json(registered.envelope)
     else:
         echo(registered.envelope.task_id)
-    if not registered.new:
-        say(f"{registered.envelope.task_id} was registered before, with the same content")
 
 
 def _run(app: "App", envelope: "Envelope", context: bytes | None) -> "Registered":
     import asyncio
 
     return asyncio.run(app.submit(envelope, context))
+
+
+def _wait(app: "App", task_id: str, seconds: float | None, *, json: bool) -> None:
+    from agentq.cli.wait import code_of, show
+    from agentq.errors import WaitTimeout
+
+    say(f"{task_id} is submitted")
+    ended = app.coordinator.wait([task_id], seconds)
+    hand_over(app)
+    if not ended:
+        raise WaitTimeout(
+            f"{task_id} has not ended after {seconds:g} s",
+            hint=f"Go on with other work. To wait on: agentq wait {task_id}",
+        )
+    show(ended, json=json, several=False)
+    raise typer.Exit(code_of(ended))
 
 
 def _envelope(request: dict[str, Any]) -> "Envelope":
@@ -148,21 +208,13 @@ def _context(app: "App", file: str | None, ref: str | None) -> "tuple[Context | 
     return None, None
 
 
-def _not_before(delay: str | None, at: str | None) -> "datetime | None":
-    from datetime import timedelta
-
-    from agentq.messages import LONGEST_SECONDS, utc_now
-
+def _start(delay: str | None, at: str | None) -> dict[str, Any]:
     if delay is not None and at is not None:
         raise Invalid("--delay and --at name two times", hint="Give one of them.")
-    if delay is not None:
-        return utc_now() + timedelta(seconds=seconds("--delay", delay))
-    if at is None:
-        return None
-    when = moment("--at", at)
-    if when > utc_now() + timedelta(seconds=LONGEST_SECONDS):
-        raise Invalid(f"--at {at!r} is too far off", hint=f"At most {LONGEST_SECONDS // 86400} days.")
-    return when
+    return {
+        "delay_seconds": None if delay is None else seconds("--delay", delay),
+        "not_before": None if at is None else ahead("--at", at),
+    }
 
 
 def _labels(pairs: list[str], repo: str | None, base: str | None) -> dict[str, str]:

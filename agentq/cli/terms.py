@@ -4,12 +4,17 @@ import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agentq.errors import Invalid
-from agentq.messages import LONGEST_SECONDS, Completion, Message, is_key
+from agentq.messages import Completion, Message, is_key
+from agentq.request import ahead as ahead
+from agentq.request import seconds as seconds
+
+if TYPE_CHECKING:
+    from agentq.app import App
 
 _RULE = "letters, digits, '.', '_' and '-', starting with a letter or digit, at most {} long."
 
@@ -24,16 +29,16 @@ def _checked_id(text: str | None) -> str | None:
     return _checked(text, "task id", 128)
 
 
-def _checked_ids(texts: list[str] | None) -> list[str]:
+def checked_ids(texts: list[str] | None) -> list[str]:
     return [text for text in texts or () if _checked_id(text)]
 
 
-def _checked_name(text: str | None) -> str | None:
+def checked_name(text: str | None) -> str | None:
     return _checked(text, "name", 64)
 
 
 def _checked_names(texts: list[str] | None) -> list[str]:
-    return [text for text in texts or () if _checked_name(text)]
+    return [text for text in texts or () if checked_name(text)]
 
 
 Broker = Annotated[
@@ -43,10 +48,10 @@ Store = Annotated[str | None, typer.Option("--store", metavar="URL", help="A fol
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="The task's id.", show_default=False, callback=_checked_id)]
 TaskIds = Annotated[
-    list[str], typer.Argument(metavar="ID", help="The tasks' ids.", show_default=False, callback=_checked_ids)
+    list[str], typer.Argument(metavar="ID", help="The tasks' ids.", show_default=False, callback=checked_ids)
 ]
 SomeIds = Annotated[
-    list[str] | None, typer.Argument(metavar="ID", help="Only these.", show_default=False, callback=_checked_ids)
+    list[str] | None, typer.Argument(metavar="ID", help="Only these.", show_default=False, callback=checked_ids)
 ]
 NewId = Annotated[
     str | None,
@@ -56,10 +61,17 @@ NewId = Annotated[
 ]
 Sender = Annotated[
     str | None,
-    typer.Option("--from", metavar="NAME", help="The coordinator, who gets the completion.", callback=_checked_name),
+    typer.Option("--from", metavar="NAME", help="The coordinator, who gets the completion.", callback=checked_name),
 ]
-By = Annotated[str, typer.Option("--from", metavar="NAME", help="Who says so.", callback=_checked_name)]
-Whose = Annotated[str | None, typer.Option("--for", metavar="NAME", help="Whose inbox.", callback=_checked_name)]
+By = Annotated[str, typer.Option("--from", metavar="NAME", help="Who says so.", callback=checked_name)]
+Who = Annotated[
+    str | None,
+    typer.Option("--by", metavar="WHO", help="Who says so; else the coordinator.", callback=checked_name),
+]
+Patience = Annotated[
+    str | None, typer.Option("--timeout", metavar="TIME", help="Give up after: 90, 10m, 2h.", show_default=False)
+]
+Whose = Annotated[str | None, typer.Option("--for", metavar="NAME", help="Whose inbox.", callback=checked_name)]
 Runner = Annotated[
     str | None,
     typer.Option(metavar="COMMAND", envvar="AGENTQ_RUNNER", help="The agent's command, instead of the profile's."),
@@ -72,8 +84,6 @@ AgentNames = Annotated[
 ]
 TakeOver = Annotated[bool, typer.Option("--take-over", help="End a running attempt too.")]
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw]?)")
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -82,25 +92,9 @@ def command(name: str | None = None) -> typer.Typer:
     return typer.Typer(name=name, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-def seconds(flag: str, text: str) -> float:
-    """A flag's duration such as `90`, `90s`, `10m`, `2h`, `1d`, in seconds; raises Invalid."""
-    match = _DURATION.fullmatch(text.strip())
-    if not match:
-        raise Invalid(f"{flag} {text!r} is no duration", hint="Write seconds, or a number with s, m, h, d or w: 10m.")
-    value = float(match[1]) * _UNITS[match[2] or "s"]
-    if value > LONGEST_SECONDS:
-        raise Invalid(f"{flag} {text!r} is too long", hint=f"At most {LONGEST_SECONDS // 86400} days.")
-    return value
-
-
-def moment(flag: str, text: str) -> datetime:
-    """A flag's time in ISO 8601, the local zone when it names none; raises Invalid."""
-    try:
-        return datetime.fromisoformat(text).astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise Invalid(
-            f"{flag} {text!r} is no time", hint="Write it like 2030-01-31T18:00 or 2030-01-31T18:00:00Z."
-        ) from error
+def patience(timeout: str | None) -> float | None:
+    """The seconds of `--timeout`, None for no end."""
+    return None if timeout is None else seconds("--timeout", timeout)
 
 
 def echo(text: str) -> None:
@@ -164,6 +158,13 @@ def size(count: int) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024  # type: ignore[assignment]
     return f"{count:.1f} GiB"
+
+
+def hand_over(app: "App") -> None:
+    """Hand to the engine what may start now because of a command; the command itself has done its work."""
+    error = app.hand_over()
+    if error:
+        say(f"what may start now is not in its queue yet ({error}); workers publish it by themselves")
 
 
 def outcome(completion: Completion) -> str:

@@ -1,17 +1,25 @@
 """`agentq wait`."""
 
-import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from agentq.cli.result import OUTCOME_CODES
-from agentq.cli.terms import AsJson, Store, TaskIds, command, echo, echo_json, one_line, outcome, seconds
-from agentq.errors import WaitTimeout
+from agentq.cli.terms import (
+    AsJson,
+    Patience,
+    Store,
+    TaskIds,
+    command,
+    echo,
+    echo_json,
+    hand_over,
+    one_line,
+    outcome,
+    patience,
+)
+from agentq.errors import Invalid, WaitTimeout
 from agentq.messages import Completion
-
-if TYPE_CHECKING:
-    from agentq.coordinator import Coordinator
 
 app = command()
 
@@ -19,37 +27,45 @@ app = command()
 @app.command()
 def wait(
     ids: TaskIds,
-    timeout: Annotated[str | None, typer.Option(metavar="TIME", help="Give up after: 90, 10m, 2h.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Until all have ended (the default).")] = False,
+    any_: Annotated[bool, typer.Option("--any", help="Until one has ended.")] = False,
+    timeout: Patience = None,
     json: AsJson = False,
     store: Store = None,
 ) -> None:
-    """Wait for tasks to end. Exit code 7 after the time-out; 8 failed, 9 cancelled, 10 expired, else 0."""
+    """Wait for tasks and plans to end, from the papers alone; one line for each that has.
+
+    Exit code 7 after the time-out; 8 failed, 9 cancelled, 10 expired (the lowest of them), else 0.
+    """
     from agentq.app import App
 
-    patience = None if timeout is None else seconds("--timeout", timeout)
-    coordinator = App.load(store=store).coordinator
+    if any_ and everything:
+        raise Invalid("--any and --all exclude each other", hint="Give one of them.")
+    seconds = patience(timeout)
+    app = App.load(store=store)
     for task_id in ids:
-        coordinator.envelope(task_id)
-    ended, late = _wait(coordinator, ids, patience)
-    if json and (len(ids) > 1 or ended):
-        echo_json(ended if len(ids) > 1 else ended[0])
+        app.coordinator.envelope(task_id)
+    ended = app.coordinator.wait(ids, seconds, enough=1 if any_ else None)
+    hand_over(app)
+    show(ended, json=json, several=len(ids) > 1)
+    left = [task_id for task_id in ids if task_id not in {m.task_id for m in ended}]
+    if left and not (any_ and ended):
+        raise WaitTimeout(
+            f"not ended after {seconds or 0:g} s: {', '.join(left)}",
+            hint="Go on with other work; completions will be in: agentq inbox",
+        )
+    raise typer.Exit(code_of(ended))
+
+
+def show(ended: list[Completion], *, json: bool, several: bool) -> None:
+    """One line for each task that has ended."""
+    if json and (several or ended):
+        echo_json(ended if several else ended[0])
     for manifest in () if json else ended:
         why = f"  {one_line(manifest.reason)}" if manifest.reason else ""
         echo(f"{manifest.task_id}  {outcome(manifest)}{why}")
-    if late:
-        raise late
-    raise typer.Exit(min((code for m in ended if (code := OUTCOME_CODES[m.status])), default=0))
 
 
-def _wait(
-    coordinator: "Coordinator", ids: list[str], patience: float | None
-) -> tuple[list[Completion], WaitTimeout | None]:
-    """What ended in time, and the first task's time-out."""
-    began, ended, late = time.monotonic(), [], None
-    for task_id in ids:
-        left = None if patience is None else max(0.0, began + patience - time.monotonic())
-        try:
-            ended.append(coordinator.wait(task_id, left))
-        except WaitTimeout as error:
-            late = late or error
-    return ended, late
+def code_of(ended: list[Completion]) -> int:
+    """The lowest exit code of those that did not complete, else 0."""
+    return min((code for m in ended if (code := OUTCOME_CODES[m.status])), default=0)

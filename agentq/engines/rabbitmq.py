@@ -1,7 +1,7 @@
 """The RabbitMQ engine: durable queues that a broker keeps, for agents on many machines."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from weakref import WeakValueDictionary
@@ -121,20 +121,23 @@ class RabbitMQEngine:
             letters = [self._letter(message) async for message in self._look(link, channel)]
         return sorted(letters, key=lambda letter: letter.at or LAST)
 
-    async def remove_dead_letter(self, letter_id: str) -> bool:
-        """Remove one dead letter; False when it is not there."""
+    async def remove_dead_letters(self, ids: Collection[str]) -> int:
+        """Remove those dead letters, looking at all of them once; answers how many were there."""
+        wanted, removed = set(ids), 0
         async with self._alone() as link, _open(link) as channel:
             async for message in self._look(link, channel):
-                if self._letter(message).id == letter_id:
+                if self._letter(message).id in wanted:
                     await channel.basic_ack(message.delivery_tag or 0)
-                    return True
-        return False
+                    removed += 1
+        return removed
 
     async def depth(self, agent: str) -> int:
         """How many messages wait for the agent, without delayed ones."""
-        async with self._consuming.question(f"count what waits for {agent}") as channel:
-            declared = await channel.queue_declare(self._names.task_queue(agent), passive=True)
-        return declared.message_count or 0
+        return (await self._count(agent))[0]
+
+    async def listeners(self, agent: str) -> int:
+        """How many receivers wait, by the queue's consumers; a quorum queue counts who holds a message too."""
+        return (await self._count(agent))[1]
 
     async def health(self, agents: Sequence[str]) -> Health:
         """The broker's version, what it cannot do, and the queues and exchanges that are missing."""
@@ -147,6 +150,12 @@ class RabbitMQEngine:
     async def close(self) -> None:
         """Close both connections in bounded time; a delivery that was not acknowledged is delivered again."""
         await asyncio.gather(self._publishing.close(), self._consuming.close())
+
+    async def _count(self, agent: str) -> tuple[int, int]:
+        """The messages that wait in an agent's queue, and its consumers."""
+        async with self._consuming.question(f"count what waits for {agent}") as channel:
+            declared = await channel.queue_declare(self._names.task_queue(agent), passive=True)
+        return declared.message_count or 0, declared.consumer_count or 0
 
     async def _version(self) -> str:
         async with self._consuming.asking("ask for the version"):

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from agentq.engine import DeadLetter, Declared, Guard, Health
 from agentq.engines.sqlite_file import DatabaseFile, open_to_write, transaction, unsynced
-from agentq.engines.sqlite_holders import Holder, release
+from agentq.engines.sqlite_holders import Holder, listeners, listening, release
 from agentq.engines.sqlite_watch import Watch
 from agentq.errors import EngineUnavailable
 from agentq.messages import PRIORITIES, Completion, Envelope
@@ -79,12 +79,14 @@ class SQLiteEngine:
 
     async def receive(self, agent: str) -> SQLiteDelivery:
         """Wait for the agent's next message and hold it; cancelling gives back what was just taken."""
-        while True:
-            seen = self._watch.look()
-            delivery, seconds = await self._take(agent)
-            if delivery is not None:
-                return delivery
-            await self._watch.changed(seen, seconds)
+        with listening(self._path, agent) as be_seen:
+            while True:
+                seen = self._watch.look()
+                delivery, seconds = await self._take(agent)
+                if delivery is not None:
+                    return delivery
+                be_seen()
+                await self._watch.changed(seen, seconds)
 
     async def dead_letter(self, envelope: Envelope, reason: str) -> None:
         """Add a copy of the envelope to the dead letters."""
@@ -101,14 +103,17 @@ class SQLiteEngine:
         rows = await self._run(lambda db: db.execute(_DEAD_LETTERS).fetchall())
         return [_as_dead_letter(row) for row in rows]
 
-    async def remove_dead_letter(self, letter_id: str) -> bool:
-        """Remove one dead letter; False when it is not there."""
-        sql = "DELETE FROM dead_letters WHERE id = ?"
-        return await self._run(functools.partial(_change, sql, (letter_id,))) > 0
+    async def remove_dead_letters(self, ids: Collection[str]) -> int:
+        """Remove those dead letters; answers how many were there."""
+        return await self._run(functools.partial(_remove_dead_letters, set(ids)))
 
     async def depth(self, agent: str) -> int:
         """How many messages wait for the agent, without those delayed or held."""
         return await self._run(lambda db: int(db.execute(_DEPTH, (agent, agent, time.time())).fetchone()[0]))
+
+    async def listeners(self, agent: str) -> int:
+        """How many receivers wait for the agent's messages; a message that is held does not count here."""
+        return await self._run(lambda _: listeners(self._path, agent))
 
     async def health(self, agents: Sequence[str]) -> Health:
         """The version of SQLite; raises EngineUnavailable when the database cannot be written to."""
@@ -244,6 +249,11 @@ def _move_to_dead_letters(message: int, holder: str, reason: str, db: sqlite3.Co
     with transaction(db):
         db.execute(_BURY, (reason, time.time(), message, holder))
         db.execute("DELETE FROM messages WHERE id = ? AND holder = ?", (message, holder))
+
+
+def _remove_dead_letters(ids: Collection[str], db: sqlite3.Connection) -> int:
+    with transaction(db):
+        return db.executemany("DELETE FROM dead_letters WHERE id = ?", [(letter,) for letter in ids]).rowcount
 
 
 def _add_result(body: bytes, coordinator: str, db: sqlite3.Connection) -> None:

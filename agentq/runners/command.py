@@ -9,14 +9,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from agentq import request
 from agentq.errors import Invalid
-from agentq.messages import Usage
+from agentq.messages import Usage, utc_now
 from agentq.processes import ProcessTree, start
-from agentq.runner import Ended, Job, Ran
+from agentq.runner import NOT_BEFORE, Ended, Job, Ran
 
 PROMPT_FILE = "AGENTQ_PROMPT_FILE"
 EXIT_REFUSED = 65  # EX_DATAERR of sysexits.h
@@ -26,6 +29,7 @@ _CHUNK = 64 * 1024
 _FINAL_TEXT = 64 * 1024
 _LAST_WORDS = 4 * 1024
 _REASON = 300
+_MOMENT = 64
 _LINGER_SECONDS = 1.0
 _ABANDON_SECONDS = 0.5
 _LOOK_SECONDS = 2.0
@@ -63,16 +67,13 @@ class CommandRunner:
             _find(program, Path(), f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{tools}")
 
     async def run(self, job: Job) -> Ran:
-        """Run the command to its end; when cancelled, stop its whole process tree first."""
+        """Run the command to its end; its whole process tree is stopped first, also when this is cancelled."""
         began = time.monotonic()
         try:
             ran = await self._run(job)
-        except Invalid as error:
+        except (Invalid, OSError, ValueError) as error:
             return Ran("failed", f"failed to start: {error}")
-        except (OSError, ValueError) as error:
-            return Ran("failed", f"failed to start: {error}")
-        seconds = round(time.monotonic() - began, 3)
-        return Ran(ran.ended, ran.reason, ran.final_text, ran.exit_code, Usage(seconds=seconds))
+        return replace(ran, usage=Usage(seconds=round(time.monotonic() - began, 3)))
 
     async def _run(self, job: Job) -> Ran:
         program = _find(self._command[0], job.workdir, job.environment.get("PATH", os.defpath))
@@ -123,24 +124,27 @@ class _Watch:
         """Wait for the end, or bring it about; nothing of the tree is left afterwards."""
         self._output.close_write_ends()
         exited = asyncio.create_task(self._process.wait())
+        stop = asyncio.create_task(self._job.stop.wait())
         try:
-            verdict = await self._until_over(exited)
+            verdict = await self._until_over(exited, stop)
             if verdict is None:
                 await self._output.ended(_LINGER_SECONDS)
         except BaseException:
             await self._end(exited, self._grace)
             raise
-        await self._end(exited, self._grace if verdict else 0.0)
-        return self._ran(verdict)
+        finally:
+            stop.cancel()
+        proven = await self._end(exited, self._grace if verdict else 0.0)
+        return replace(self._ran(verdict), proven=proven)
 
-    async def _until_over(self, exited: "asyncio.Task[int]") -> Ran | None:
+    async def _until_over(self, exited: "asyncio.Task[int]", stop: "asyncio.Task[Any]") -> Ran | None:
         """None when the program exited by itself, else why it must be stopped."""
         pause = 0.05
         while not exited.done():
             verdict = self._verdict()
             if verdict:
                 return verdict
-            events: set[asyncio.Future[Any]] = {exited, self._output.trouble}
+            events: set[asyncio.Future[Any]] = {exited, stop, self._output.trouble}
             left = min(pause, self._time_left())
             await asyncio.wait(events, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if not exited.done():  # whoever was seen once is found again, even when it hides later
@@ -149,6 +153,8 @@ class _Watch:
         return None
 
     def _verdict(self) -> Ran | None:
+        if self._job.stop.is_set():
+            return Ran("stopped", "stopped by its worker")
         if self._output.trouble.done():
             return Ran("failed", self._output.trouble.result())
         if self._timeout_left() <= 0:
@@ -166,12 +172,13 @@ class _Watch:
     def _silence_left(self) -> float:
         return _left(self._job.silence_seconds, max(self._began, self._output.last_at))
 
-    async def _end(self, exited: "asyncio.Task[int]", grace: float) -> None:
-        """Stop what is left, and let go of the output even if somebody still holds it."""
+    async def _end(self, exited: "asyncio.Task[int]", grace: float) -> bool:
+        """Stop what is left, and let go of the output even if somebody still holds it; True when the tree is gone."""
         try:
-            await self._tree.stop(grace)
+            proven = await self._tree.stop(grace)
             await asyncio.wait({exited}, timeout=_ABANDON_SECONDS)
             await self._output.ended(_ABANDON_SECONDS)
+            return proven
         finally:
             exited.cancel()
             self._tree.close()
@@ -182,9 +189,16 @@ class _Watch:
         if verdict is None and self._output.trouble.done():
             verdict = Ran("failed", self._output.trouble.result())
         if verdict is None:
-            ended, reason = _outcome(code)
-            verdict = Ran(ended, reason and _with_last_line(reason, self._output))
-        return Ran(verdict.ended, verdict.reason, text, code)
+            verdict = self._as_it_says(code)
+        return replace(verdict, final_text=text, exit_code=code)
+
+    def _as_it_says(self, code: int | None) -> Ran:
+        """What its exit code means, with its last words; `not-before` turns "try again" into a moment."""
+        ended, reason = _outcome(code)
+        until = _not_before(self._job.output) if ended == "try_again" else None
+        if until:
+            ended, reason = "parked", f"asked not to be tried again before {until:%Y-%m-%d %H:%M:%S} UTC"
+        return Ran(ended, reason and _with_last_line(reason, self._output), not_before=until)
 
 
 class _Output:
@@ -320,6 +334,20 @@ def _outcome(code: int | None) -> tuple[Ended, str | None]:
     if code < 0:
         return "failed", f"killed by signal {_signal_name(-code)}"
     return _OUTCOMES.get(code, ("failed", f"exited with status {code}"))
+
+
+def _not_before(output: Path) -> datetime | None:
+    """The moment that the agent's file names, None when it left none, or one that names none."""
+    path = output / NOT_BEFORE
+    if path.is_symlink() or not path.is_file():
+        return None
+    with suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
+        text = file.read(_MOMENT).strip()
+        with suppress(Invalid):
+            return utc_now() + timedelta(seconds=request.seconds(NOT_BEFORE, text))
+        with suppress(Invalid):
+            return request.moment(NOT_BEFORE, text)
+    return None
 
 
 def _signal_name(number: int) -> str:

@@ -1,4 +1,5 @@
-"""`make bench`: whole-process times beside a neighbour's in one run, latency, throughput and memory of a worker.
+"""`make bench`: whole-process times beside a neighbour's in one run, latency, throughput and memory of a worker, and
+how soon nothing is left of an agent that is cancelled and does what it can against it.
 
 Absolute times are of the machine; the ratios are what to compare. Every pair is run in turn, so that both see the
 same machine.
@@ -6,13 +7,15 @@ same machine.
 
 import asyncio
 import os
+import select
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from agentq.app import App
@@ -22,11 +25,30 @@ from tests.brokers.node import Node
 
 ROUNDS = int(os.environ.get("AGENTQ_BENCH_ROUNDS", "15"))
 TASKS = int(os.environ.get("AGENTQ_BENCH_TASKS", "100"))
+CANCELS = int(os.environ.get("AGENTQ_BENCH_CANCELS", "50"))
+GRACE = 0.2
 BIN = Path(sys.executable).parent
-PROFILE = """agent = "noop"
+PROFILES = {
+    "noop": """agent = "noop"
 [runner]
 command = ["/bin/echo", "done"]
-"""
+""",
+    # Ignores what it is asked, as do its children: one in a session of its own, one that forgot whose child it is too.
+    "deaf": f"""agent = "deaf"
+[runner]
+command = ["sh", "-c", '''
+trap "" TERM HUP INT
+setsid sleep 600 & child=$!
+env -i setsid sleep 600 & hidden=$!
+echo $$ $child $hidden > "$AGENTQ_OUTPUT/pids.txt"
+mv "$AGENTQ_OUTPUT/pids.txt" "$PIDS/$AGENTQ_TASK_ID"
+while :; do sleep 0.1; done
+''']
+grace_seconds = {GRACE}
+[environment]
+let_through = ["PIDS"]
+""",
+}
 
 
 def main() -> None:
@@ -38,17 +60,20 @@ def main() -> None:
             stage.cli("init")
             if name == "rabbitmq":
                 _processes(stage, node.url)
-            with stage.worker() as pid:
+            with stage.worker("noop") as pid:
                 _overhead(name, stage, pid)
+            with stage.worker("deaf"):
+                _cancelling(name, stage)
 
 
 class Stage:
-    """A store, an engine and a worker's profile in a folder."""
+    """A store, an engine and workers' profiles in a folder."""
 
     def __init__(self, folder: Path, broker: str) -> None:
-        profile = folder / "workers" / "noop"
-        profile.mkdir(parents=True)
-        (profile / "worker.toml").write_text(PROFILE)
+        for name, profile in PROFILES.items():
+            (folder / "workers" / name).mkdir(parents=True)
+            (folder / "workers" / name / "worker.toml").write_text(profile)
+        (folder / "pids").mkdir()
         self.folder = folder
         self.environment = {
             "PATH": os.environ["PATH"],
@@ -57,6 +82,7 @@ class Stage:
             "AGENTQ_STORE": str(folder / "store"),
             "AGENTQ_DATA": str(folder / "data"),
             "AGENTQ_WORKERS": str(folder / "workers"),
+            "PIDS": str(folder / "pids"),
         }
         self.app = App(load_settings(environ=self.environment, cwd=folder))
 
@@ -67,10 +93,10 @@ class Stage:
         )
 
     @contextmanager
-    def worker(self) -> Iterator[int]:
+    def worker(self, name: str) -> Iterator[int]:
         """A worker daemon that is ready; yields its pid."""
         daemon = subprocess.Popen(
-            [BIN / "agentq", "worker", "run", "noop"],
+            [BIN / "agentq", "worker", "run", name],
             env=self.environment,
             cwd=self.folder,
             stderr=subprocess.PIPE,
@@ -151,6 +177,48 @@ async def _backlog(app: App) -> float:
             app.coordinator.published(envelope.task_id)
         await _until(lambda: not list(app.records.unsettled()))
         return TASKS / (time.perf_counter() - began)
+
+
+def _cancelling(name: str, stage: Stage) -> None:
+    wholes, written, stops, proven = [], [], [], 0
+    for number in range(CANCELS):
+        task_id = f"cancel-{number}"
+        stage.cli("submit", "--to", "deaf", "--type", "any", "--id", task_id, "--instructions", "never end")
+        asyncio.run(_until((stage.folder / "pids" / task_id).exists))
+        pids = [int(pid) for pid in (stage.folder / "pids" / task_id).read_text().split()]
+        asked, gone = _cancel(stage, task_id, pids)
+        cancel = stage.app.records.cancel(task_id)
+        assert cancel is not None
+        wholes.append((gone - asked).total_seconds() - GRACE)
+        written.append((gone - cancel.at).total_seconds() - GRACE)
+        asyncio.run(_until(lambda task_id=task_id: not stage.app.records.is_open(task_id)))
+        manifest = stage.app.records.manifest(task_id)
+        assert manifest is not None
+        assert manifest.stop_seconds is not None
+        stops.append(manifest.stop_seconds - GRACE)
+        proven += manifest.stopped == "proven"
+    print(
+        f"\n{name}: {CANCELS} deaf agents cancelled, {proven} proven gone; in ms, less the grace of {1000 * GRACE:.0f}"
+    )
+    print(f"  `agentq cancel` to tree gone    median {_ms(wholes, 50)}  p99 {_ms(wholes, 99)}")
+    print(f"  its paper to tree gone          median {_ms(written, 50)}  p99 {_ms(written, 99)}")
+    print(f"  worker's notice to tree gone    median {_ms(stops, 50)}  p99 {_ms(stops, 99)}")
+
+
+def _cancel(stage: Stage, task_id: str, pids: list[int]) -> tuple[datetime, datetime]:
+    """When it was asked for, and when the last of these processes had ended."""
+    with ExitStack() as stack:
+        living = {os.pidfd_open(pid) for pid in pids}
+        for descriptor in living:
+            stack.callback(os.close, descriptor)
+        asked = utc_now()
+        command, quiet = [BIN / "agentq", "cancel", task_id], subprocess.DEVNULL
+        with subprocess.Popen(command, env=stage.environment, cwd=stage.folder, stdout=quiet, stderr=quiet):
+            while living:
+                ended = select.select(living, [], [], 60)[0]
+                assert ended, "it lives after 60 s"
+                living -= set(ended)
+            return asked, utc_now()
 
 
 async def _until(condition: Callable[[], bool]) -> None:

@@ -238,6 +238,34 @@ async def test_priorities_are_strict_and_each_is_first_in_first_out(engine: Engi
 
 
 @pytest.mark.promise("strict-priority")
+async def test_priorities_are_strict_behind_ten_thousand(engine: Engine, other: Engine, agent: str) -> None:
+    """Several publishers at once, so first-in-first-out is what each of them published at one level."""
+    await engine.publish(an_envelope(agent, "in-hand"))
+    in_hand = await take(engine, agent)
+    dice, publishers = random.Random(10_000), 50
+    sent = [
+        an_envelope(agent, f"{level}.{n % publishers}.{n}", priority=level)
+        for n, level in enumerate(dice.choices(PRIORITIES, (94, 2, 2, 2), k=10_000))
+    ]
+    await asyncio.gather(*(publish_all(other, sent[publisher::publishers]) for publisher in range(publishers)))
+    assert await other.depth(agent) == 10_000
+    await in_hand.ack()
+    above = [level for level in reversed(PRIORITIES) for one in sent if one.priority == level != "low"]
+    got = await drain(engine, agent, len(above) + publishers)
+    assert [task.split(".")[0] for task in got] == above + ["low"] * publishers
+    for level in PRIORITIES:
+        for publisher in map(str, range(publishers)):
+            came, meant = (
+                [task for task in tasks if task.split(".")[:2] == [level, publisher]]
+                for tasks in (got, [envelope.task_id for envelope in sent])
+            )
+            assert came == meant[: len(came)]
+    await other.publish(an_envelope(agent, "late", priority="urgent"))
+    await other.publish(an_envelope(agent, "guarded", priority="low"), guard=Guard(attempt=1, counter=2, id="guard"))
+    assert await drain(engine, agent, 2) == ["guarded", "late"]
+
+
+@pytest.mark.promise("strict-priority")
 async def test_an_urgent_task_comes_next_after_the_one_in_hand(engine: Engine, other: Engine, agent: str) -> None:
     for n in range(5):
         await other.publish(an_envelope(agent, f"task-{n}"))
@@ -337,19 +365,26 @@ async def test_a_task_can_be_given_up(engine: Engine, agent: str) -> None:
     assert (letter.body, letter.reason, letter.task_id) == (sent.to_json(), "3 attempts failed", "task-1")
 
 
-async def test_one_dead_letter_is_removed(engine: Engine, other: Engine, agent: str) -> None:
-    for n in range(3):
+async def test_only_the_dead_letters_named_are_removed(engine: Engine, other: Engine, agent: str) -> None:
+    for n in range(4):
         await engine.dead_letter(an_envelope(agent, f"task-{n}"), "given up")
     letters = await letters_of(engine, agent)
-    assert await other.remove_dead_letter(letters[1].id)
-    assert not await other.remove_dead_letter(letters[1].id)
-    assert await letters_of(engine, agent) == [letters[0], letters[2]]
+    named = [letters[1].id, "no-such-letter", letters[2].id]
+    assert await other.remove_dead_letters(named) == 2
+    assert await other.remove_dead_letters(named) == 0
+    assert await other.remove_dead_letters([]) == 0
+    assert await letters_of(engine, agent) == [letters[0], letters[3]]
 
 
-async def test_an_unknown_dead_letter_is_not_removed(engine: Engine, agent: str) -> None:
-    await engine.dead_letter(an_envelope(agent), "given up")
-    assert not await engine.remove_dead_letter("no-such-letter")
-    assert len(await letters_of(engine, agent)) == 1
+@pytest.mark.promise("dead-letters-keep")
+async def test_many_dead_letters_are_removed_at_once(engine: Engine, other: Engine, agent: str) -> None:
+    kept = an_envelope(agent, "kept")
+    await engine.dead_letter(kept, "given up")
+    await asyncio.gather(*(engine.dead_letter(an_envelope(agent, f"task-{n}"), "given up") for n in range(999)))
+    named = [letter.id for letter in await letters_of(engine, agent) if letter.task_id != "kept"]
+    async with asyncio.timeout(PATIENCE):
+        assert await other.remove_dead_letters(named) == 999
+    assert [letter.body for letter in await letters_of(engine, agent)] == [kept.to_json()]
 
 
 # The rest
@@ -362,6 +397,34 @@ async def test_depth_counts_what_waits(engine: Engine, agent: str) -> None:
     assert await engine.depth(agent) == 3
     await (await take(engine, agent)).ack()
     assert await engine.depth(agent) == 2
+
+
+async def test_a_receiver_is_seen_while_it_waits(engine: Engine, other: Engine, agent: str) -> None:
+    stranger = f"{agent}.2"
+    await engine.declare([stranger], [])
+    assert await other.listeners(agent) == 0
+    waiting = [asyncio.create_task(take(engine, agent)) for _ in range(2)]
+    await listeners_become(2, other, agent)
+    assert await other.listeners(stranger) == 0
+    await other.publish(an_envelope(agent))
+    ((took,), (waits,)) = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    await (await took).ack()
+    await listeners_become(1, other, agent)
+    waits.cancel()
+    await listeners_become(0, other, agent)
+
+
+async def test_a_receiver_that_was_killed_is_seen_no_more(queue: EngineUnderTest, engine: Engine, agent: str) -> None:
+    with another_process("hold", queue) as child:
+        await listeners_become(1, engine, agent)
+        child.kill()
+        await listeners_become(0, engine, agent)
+
+
+async def listeners_become(count: int, engine: Engine, agent: str) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while await engine.listeners(agent) != count:
+            pass
 
 
 async def test_declaring_again_changes_nothing(engine: Engine, other: Engine, agent: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
 from typing import Any, TypeVar
 
+from agentq.coordinator import Coordinator
 from agentq.engine import DeadLetter, Engine
 from agentq.lifecycle import Papers
 from agentq.messages import Completion, Envelope, sha256_hex
@@ -250,6 +251,17 @@ class Deployment:
                 await engine.close()
 
         return asyncio.run(whole())
+
+    def submit_all(self, *requests: Envelope) -> None:
+        """Register and publish many tasks in this process, which is quicker than a command for each."""
+
+        async def act(engine: Engine) -> None:
+            coordinator = Coordinator(self.records)
+            for request in requests:
+                await engine.publish(coordinator.register(request).envelope)
+                coordinator.published(request.task_id)
+
+        self.with_engine(act)
 
     def publish(self, envelope: Envelope, copies: int = 1) -> None:
         """Publish copies of a message, without any papers."""

@@ -1,0 +1,94 @@
+"""A group: a task made of tasks. It is registered and never delivered; the end of its last task commits it.
+
+Its own paper names all its tasks, so that whoever finds it half-registered can finish it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from agentq.commit import REPORT, commit
+from agentq.lifecycle import NEEDS
+from agentq.messages import Completion, Envelope, Usage
+from agentq.records import Records, evidence_prefix
+
+NAMED = 3
+"""How many of the tasks of a group that did not complete its reason names."""
+
+
+def members(group: Envelope) -> Iterator[Envelope]:
+    """The group's tasks as they are registered: the same for every hand that does it."""
+    assert group.store is not None
+    assert group.created_at is not None
+    for task in group.plan:
+        yield task.registered(group.store, group.created_at)
+
+
+def plant(records: Records, group: Envelope) -> list[Envelope]:
+    """Register every task of a registered group that is not; answers with those that nobody is known to have published.
+
+    A task with gates is not among them: it is to be looked at afterwards.
+    """
+    unpublished = []
+    for task in members(group):
+        found = records.envelope(task.task_id) or records.register(task)
+        if not found.has_gates and records.is_unpublished(found.task_id):
+            unpublished.append(found)
+    return unpublished
+
+
+def conclude(records: Records, group: Envelope) -> Completion | None:
+    """Commit a group all of whose tasks have ended; every hand that does so brings the same bytes."""
+    ended = []
+    for task in reversed(group.plan):  # the last ones end last
+        manifest = records.manifest(task.task_id)
+        if manifest is None:
+            return None
+        ended.append(manifest)
+    return commit(records, _completion(records, group, list(reversed(ended))))
+
+
+def _completion(records: Records, group: Envelope, ended: Sequence[Completion]) -> Completion:
+    worst = next((s for s in ("failed", "expired", "cancelled") if any(m.status == s for m in ended)), None)
+    others = [m for m in ended if m.status != "completed"]
+    report = records.add_evidence(
+        evidence_prefix(group.task_id, "plan"), REPORT, _report(group, ended), suffix=".md", made_by="daemon"
+    )
+    return Completion(
+        task_id=group.task_id,
+        from_="agentq",
+        to=group.from_,
+        status="completed" if worst is None else "cancelled" if worst == "cancelled" else "failed",
+        attempt=0,
+        finished_at=max(m.finished_at for m in ended),
+        summary=f"{len(ended) - len(others)} of {len(ended)} tasks completed",
+        reason=_reason(others),
+        verified=worst is None and all(m.verified for m in ended),
+        result_sha256=report.sha256,
+        artifacts=(report,),
+        usage=_sum(m.usage for m in ended),
+    )
+
+
+def _reason(others: Sequence[Completion]) -> str | None:
+    """The first tasks that did not complete; those that only followed another one come last."""
+    first = sorted(others, key=lambda m: m.reason is not None and m.reason.startswith(NEEDS))[:NAMED]
+    named = [f"{m.task_id} {m.status}{f': {m.reason}' if m.reason else ''}" for m in first]
+    more = len(others) - len(named)
+    return "; ".join([*named, f"and {more} more"] if more else named) or None
+
+
+def _report(group: Envelope, ended: Sequence[Completion]) -> bytes:
+    """One paragraph for each task: how it ended, what its agent says, and where its result is."""
+    lines = [f"# {group.task_id}", ""]
+    for m in ended:
+        lines.append(f"- {m.task_id}: {m.status}{'' if m.status != 'completed' or m.verified else ' (unverified)'}")
+        lines += [f"  reason: {' '.join(m.reason.split())}"] if m.reason else []
+        lines += [f"  {m.from_} writes: {' '.join(m.summary.split())}"] if m.summary else []
+        lines += [f"  {m.result_ref}"] if m.result_ref else []
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _sum(usages: Iterable[Usage]) -> Usage:
+    """The sum of what is known; a figure that is unknown for one of them is unknown for all."""
+    dumps = [usage.model_dump() for usage in usages]
+    totals = {name: [dump[name] for dump in dumps] for name in Usage.model_fields}
+    return Usage(**{name: None if None in values else sum(values) for name, values in totals.items()})

@@ -1,0 +1,579 @@
+"""Reads a plan file: all of it is checked before anything is written, and all that is wrong is told together."""
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from difflib import get_close_matches
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from pydantic import ValidationError
+
+from agentq.context import Context, check_text, context_at, read_context, read_file
+from agentq.errors import Invalid
+from agentq.messages import NEEDS_LIMIT, Envelope, is_key
+from agentq.request import DO_CONTEXT, ahead, fit, moment, seconds
+from agentq.store import Store
+
+TASKS_LIMIT = 1000
+PLAN_LIMIT = 4 * 1024 * 1024
+CONTEXTS_LIMIT = 256 * 1024 * 1024
+FAULTS_TOLD = 10
+_NODES_LIMIT = 200_000
+_DEPTH_LIMIT = 20
+_TEXT_SHOWN = 300
+
+PLAN_KEYS = ("plan", "description", "labels", "defaults", "tasks")
+FIELDS = {
+    "to": "to",
+    "type": "type",
+    "instructions": "instructions",
+    "priority": "priority",
+    "ttl": "ttl_seconds",
+    "timeout": "timeout_seconds",
+    "max_attempts": "max_attempts",
+    "delay": "delay_seconds",
+    "at": "not_before",
+    "labels": "labels",
+    "requires_approval": "requires_approval",
+    "run_if": "run_if",
+}
+TASK_KEYS = (*FIELDS, "file", "context_ref", "expect", "format", "repo", "base", "needs", "after")
+_KEYS = {name: key for key, name in FIELDS.items()} | {
+    "expected_output.artifacts": "expect",
+    "expected_output.format": "format",
+    "depends_on": "after",
+}
+_RIVALS = {"delay": "at", "at": "delay", "file": "context_ref", "context_ref": "file"}
+_CONTEXTS = ("file", "context_ref")
+_NAME_RULE = "Write letters, digits, '.', '_' and '-', starting with a letter or digit."
+
+_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")
+_NOTHING = ("", "~", "null")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan that may be registered: its group, and the contexts to be put to `tasks/<id>.md` before."""
+
+    request: Envelope
+    contexts: Mapping[str, bytes]
+
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """The tasks outside the plan that tasks of it wait for."""
+        own = {task.task_id for task in self.request.plan}
+        return tuple(dict.fromkeys(need for task in self.request.plan for need in task.depends_on if need not in own))
+
+
+def read_plan(
+    store: Store,
+    source: Path | bytes,
+    *,
+    coordinator: str,
+    check_target: Callable[[str, str], None],
+    plan_id: str | None = None,
+) -> Planned:
+    """Read a plan from a file or from its content; raises Invalid with all that is wrong, and writes nothing.
+
+    Paths in it are relative to the file. `plan_id` holds over the file's own; `check_target` raises Invalid for an
+    agent and a type that cannot be.
+    """
+    faults = Faults(_name_of(source))
+    root = _parse(source, faults)
+    folder = source.parent if isinstance(source, Path) else Path()
+    return _Reader(store, folder, coordinator, check_target, faults, root, plan_id).read()
+
+
+# ---------------------------------------------------------------------- the file as a tree
+
+_Hint: TypeAlias = str | Callable[[], str]
+_Value: TypeAlias = str | list["Node"] | dict[str, "Node"] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A value in the file and its place: a text as it was written, None for nothing, a list or a mapping."""
+
+    value: _Value
+    where: str = ""
+    line: int = 0
+
+
+class Faults:
+    """All that is wrong with a file, told in the order of its lines."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self._found: dict[tuple[int, str], _Hint] = {}
+
+    def add(self, node: Node, what: str, hint: _Hint) -> None:
+        """Note one fault; a hint that takes long to find is looked for when it is told."""
+        if len(what) > _TEXT_SHOWN:
+            what = f"{what[:_TEXT_SHOWN]}…"
+        self._found.setdefault((node.line, f"{node.where}: {what}" if node.where else what), hint)
+
+    @contextlib.contextmanager
+    def of(self, node: Node) -> Iterator[None]:
+        """Note what is found wrong with a node."""
+        try:
+            yield
+        except Invalid as error:
+            self.add(node, str(error).removeprefix(f"{node.where} "), error.hint)
+
+    def tell(self) -> None:
+        """Raise Invalid if there is any."""
+        found = sorted(self._found.items(), key=lambda item: item[0][0])
+        if len(found) == 1:
+            (line, what), hint = found[0]
+            raise Invalid(f"{_place(self.file, line)}: {what}", hint=_said(hint))
+        if found:
+            first = f", the first {FAULTS_TOLD} are" if len(found) > FAULTS_TOLD else ""
+            told = [
+                f"  {f'line {line}, ' if line else ''}{what}. {_said(hint)}"
+                for (line, what), hint in found[:FAULTS_TOLD]
+            ]
+            raise Invalid(
+                "\n".join([f"{self.file} has {len(found)} faults{first}:", *told]),
+                hint="Correct them and submit the plan again: nothing was written.",
+            )
+
+
+def _said(hint: _Hint) -> str:
+    return hint if isinstance(hint, str) else hint()
+
+
+def _name_of(source: Path | bytes) -> str:
+    return str(source) if isinstance(source, Path) else "standard input"
+
+
+def _place(file: str, line: int) -> str:
+    return f"{file}, line {line}" if line else file
+
+
+def _parse(source: Path | bytes, faults: Faults) -> Node:
+    data = read_file(source) if isinstance(source, Path) else check_text(source, faults.file)
+    if len(data) > PLAN_LIMIT:
+        raise Invalid(
+            f"{faults.file} is larger than {PLAN_LIMIT >> 20} MiB", hint="Put long texts into files: `file: PATH`."
+        )
+    if isinstance(source, Path) and source.suffix == ".toml":
+        return _parse_toml(data.decode(), faults.file)
+    return _parse_yaml(data.decode(), faults)
+
+
+def _parse_toml(text: str, file: str) -> Node:
+    import tomllib
+
+    try:
+        return _toml_node(tomllib.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise Invalid(f"{file} is no TOML: {error}", hint="Correct it.") from error
+
+
+def _toml_node(value: object, where: str = "") -> Node:
+    if isinstance(value, dict):
+        return Node({key: _toml_node(item, _below(where, key)) for key, item in value.items()}, where)
+    if isinstance(value, list):
+        return Node([_toml_node(item, where) for item in value], where)
+    return Node(str(value).lower() if isinstance(value, bool) else str(value), where)
+
+
+def _parse_yaml(text: str, faults: Faults) -> Node:
+    import yaml
+
+    class Loader(yaml.BaseLoader):  # not the one in C: deep nesting ends the process
+        nodes = 0
+
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            self.nodes += 1
+            if self.nodes > _NODES_LIMIT:
+                raise _too_much(faults.file)
+            return super().compose_node(parent, index)
+
+    try:
+        root = yaml.compose(text, Loader=Loader)
+    except RecursionError as error:
+        raise _too_much(faults.file) from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise _no_yaml(faults.file, line, error.problem or str(error)) from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        line = text.count("\n", 0, getattr(error, "position", 0)) + 1 if hasattr(error, "position") else 0
+        raise _no_yaml(faults.file, line, str(error).partition("\n")[0]) from error
+    return _Tree(faults).node(root) if root else Node({})
+
+
+def _no_yaml(file: str, line: int, problem: str) -> Invalid:
+    return Invalid(
+        f"{_place(file, line)}: this is no YAML: {problem}",
+        hint="Correct that line: indent by spaces, and put quotes around a text with ': ' or '#' in it.",
+    )
+
+
+def _too_much(file: str) -> Invalid:
+    return Invalid(
+        f"{file} is nested too deeply, or stands for more than {_NODES_LIMIT} values",
+        hint="Make several plans, and put what tasks share under `defaults` instead of aliases.",
+    )
+
+
+class _Tree:
+    """Makes nodes of parsed YAML, with every alias written out."""
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+        self._count = 0
+
+    def node(self, found: Any, where: str = "", line: int = 1, depth: int = 0) -> Node:
+        self._count += 1
+        if self._count > _NODES_LIMIT or depth > _DEPTH_LIMIT:
+            raise _too_much(self._faults.file)
+        node = Node(self._value(found, where, line, depth + 1), where, line)
+        if found.tag not in _TAGS:
+            self._faults.add(node, f"the tag {found.tag!r} means nothing here", "Leave it out.")
+        return node
+
+    def _value(self, found: Any, where: str, line: int, depth: int) -> _Value:
+        if found.id == "mapping":
+            return self._mapping(found, where, depth)
+        if found.id == "sequence":
+            return [self.node(item, where, item.start_mark.line + 1, depth) for item in found.value]
+        if found.style is None and found.value.lower() in _NOTHING:
+            return None
+        return self._text(found, Node(None, where, line))
+
+    def _mapping(self, found: Any, where: str, depth: int) -> dict[str, Node]:
+        nodes: dict[str, Node] = {}
+        for key, value in found.value:
+            line = key.start_mark.line + 1
+            if key.id != "scalar":
+                self._faults.add(Node(None, where, line), "a key must be a text", "Write `key: value`.")
+                continue
+            name = self._text(key, Node(None, where, line))
+            node = self.node(value, _below(where, name), line, depth)
+            if name in nodes:
+                first = nodes[name].line
+                self._faults.add(node, f"it is given twice, first on line {first}", "Leave one of them out.")
+            nodes.setdefault(name, node)
+        return nodes
+
+    def _text(self, found: Any, place: Node) -> str:
+        """The text of a scalar; JSON writes a character beyond the first 65536 as two halves."""
+        try:
+            return str(found.value).encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            self._faults.add(place, "there is half a character in it", "Write the character itself.")
+            return ""
+
+
+def _below(where: str, key: str) -> str:
+    shown = key if is_key(key, 128) else repr(key[:128])
+    return f"{where}.{shown}" if where else shown
+
+
+# ---------------------------------------------------------------------- values
+
+
+def _text(node: Node) -> str:
+    if not isinstance(node.value, str):
+        raise Invalid(f"it should be a text, not {_kind(node)}", hint="Write one text, or leave the key out.")
+    return node.value
+
+
+def _texts(node: Node) -> list[str]:
+    if not isinstance(node.value, list):
+        raise Invalid(f"it should be a list, not {_kind(node)}", hint="Write [first, second].")
+    if len(node.value) > NEEDS_LIMIT:
+        raise Invalid(f"there are {len(node.value)} in this list, {NEEDS_LIMIT} is the limit", hint="Name fewer.")
+    return list(dict.fromkeys(_text(item) for item in node.value))
+
+
+def _pairs(node: Node) -> dict[str, str]:
+    if not isinstance(node.value, dict) or "" in node.value:
+        raise Invalid(f"it should be a mapping of names to texts, not {_kind(node)}", hint="Write {key: value}.")
+    return {key: _text(item) for key, item in node.value.items()}
+
+
+def _duration(node: Node) -> float:
+    return seconds(node.where, _text(node))
+
+
+def _kind(node: Node) -> str:
+    if node.value is None:
+        return "nothing"
+    return "a list" if isinstance(node.value, list) else "a mapping" if isinstance(node.value, dict) else "a text"
+
+
+_READ: Mapping[str, Callable[[Node], Any]] = {
+    "ttl": _duration,
+    "timeout": _duration,
+    "delay": _duration,
+    "labels": _pairs,
+    "expect": _texts,
+    "needs": _texts,
+    "after": _texts,
+}
+
+
+def _nearest(text: str, known: Collection[str], otherwise: str) -> Callable[[], str]:
+    def hint() -> str:
+        near = get_close_matches(text[:128], known, n=1)
+        return f"Did you mean {near[0]}?" if near else otherwise
+
+    return hint
+
+
+# ---------------------------------------------------------------------- the plan
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads one plan; what is wrong with it is noted, and the reading goes on."""
+
+    store: Store
+    folder: Path
+    coordinator: str
+    check_target: Callable[[str, str], None]
+    faults: Faults
+    root: Node
+    given_id: str | None
+    needs: dict[str, list[str]] = field(default_factory=dict)
+    contexts: dict[str, bytes] = field(default_factory=dict)
+
+    def read(self) -> Planned:
+        """The plan; raises Invalid."""
+        group = self._group()
+        requests = {name: self._task(name, node) for name, node in self.tasks.items()}
+        order = self._order()
+        self.faults.tell()
+        assert group
+        request = group.model_copy(update={"plan": tuple(requests[name] for name in order)})
+        size = len(request.to_json())
+        if size > PLAN_LIMIT:
+            hint = "Put long instructions into files: `file: PATH`."
+            self.faults.add(self.root, f"the plan would have {size} bytes, {PLAN_LIMIT} is the limit", hint)
+        self.faults.tell()
+        return Planned(request, self.contexts)
+
+    # ------------------------------------------------------------------ what stands at the top
+
+    @cached_property
+    def top(self) -> dict[str, Node]:
+        """The keys of the file."""
+        return self._keys(self.root, PLAN_KEYS)
+
+    @cached_property
+    def plan_id(self) -> str:
+        """The plan's id."""
+        node = self.top.get("plan", self.root)
+        with self.faults.of(node):
+            found = self.given_id or (_text(node) if "plan" in self.top else "")
+            if not found:
+                raise Invalid("the plan has no id", hint="Write `plan: ID` at the top, or give --id.")
+            if not is_key(found, 128):
+                raise Invalid(f"{found!r} is no plan's id", hint=f"{_NAME_RULE[:-1]}, at most 128 long.")
+            return found
+        return "plan"
+
+    @cached_property
+    def is_registered(self) -> bool:
+        """Whether a plan of that id is registered already: then its times may have passed."""
+        return self.store.get(f"tasks/{self.plan_id}.json") is not None
+
+    @cached_property
+    def defaults(self) -> dict[str, Node]:
+        """What holds for every task that does not say otherwise."""
+        return self._keys(self.top["defaults"], TASK_KEYS) if "defaults" in self.top else {}
+
+    @cached_property
+    def tasks(self) -> dict[str, Node]:
+        """The tasks by name."""
+        node = self.top.get("tasks", self.root)
+        tasks = node.value if "tasks" in self.top else None
+        if not isinstance(tasks, dict) or not tasks:
+            what = f"it should be a mapping, not {_kind(node)}" if isinstance(tasks, list) else "there are no tasks"
+            self.faults.add(node, what, "Write a mapping of names to tasks: `tasks: {name: {…}}`.")
+            return {}
+        if len(tasks) > TASKS_LIMIT:
+            self.faults.add(node, f"there are {len(tasks)} tasks, {TASKS_LIMIT} is the limit", "Make several plans.")
+            self.faults.tell()
+        return tasks
+
+    @cached_property
+    def ids(self) -> frozenset[str]:
+        """The ids of the plan and of its tasks."""
+        return frozenset((self.plan_id, *map(self._id_of, self.tasks)))
+
+    def _id_of(self, name: str) -> str:
+        return f"{self.plan_id}.{name}"
+
+    def _group(self) -> Envelope | None:
+        """The request of the plan itself, still without its tasks."""
+        nodes = {key: node for key, node in self.top.items() if key in ("description", "labels")}
+        values = self._values(nodes)
+        request = {
+            "task_id": self.plan_id,
+            "to": "agentq",
+            "type": "plan",
+            "reply_to": f"results.{self.coordinator}",
+            "instructions": values.get("description", "The tasks of the plan."),
+            "labels": values.get("labels", {}),
+        }
+        return self._envelope(self.root, {"instructions": nodes.get("description", self.root)}, request)
+
+    def _keys(self, node: Node, known: Collection[str]) -> dict[str, Node]:
+        """The known keys of a mapping."""
+        if not isinstance(node.value, dict):
+            self.faults.add(node, f"it should be a mapping, not {_kind(node)}", "Write `key: value` lines.")
+            return {}
+        for key, value in node.value.items():
+            if key not in known:
+                self.faults.add(value, "there is no such key", _nearest(key, known, f"Known: {', '.join(known)}."))
+        return {key: value for key, value in node.value.items() if key in known}
+
+    def _values(self, nodes: Mapping[str, Node]) -> dict[str, Any]:
+        """What the keys say, without those that are wrong."""
+        own = {"at": self._time, "repo": self._repo}
+        values = {}
+        for key, node in nodes.items():
+            with self.faults.of(node):
+                values[key] = (own.get(key) or _READ.get(key, _text))(node)
+        return values
+
+    def _time(self, node: Node) -> datetime:
+        return (moment if self.is_registered else ahead)(node.where, _text(node))
+
+    def _repo(self, node: Node) -> str:
+        text = _text(node)
+        if not text.strip() or "://" in text:
+            raise Invalid(f"{text!r} is no folder", hint="Name a clone on the worker's machine.")
+        return str(self._on_path(text, Path.resolve))
+
+    def _on_path(self, text: str, act: Callable[[Path], T]) -> T:
+        """What comes of a path that is relative to the file."""
+        try:
+            return act(self.folder / Path(text).expanduser())
+        except (OSError, ValueError, RuntimeError) as error:
+            raise Invalid(f"{text!r} is no path: {error}", hint="Name a file or folder that exists.") from error
+
+    # ------------------------------------------------------------------ one task
+
+    def _task(self, name: str, node: Node) -> Envelope | None:
+        """The request of one task, None when something is wrong with it."""
+        given = self._keys(node, TASK_KEYS)
+        nodes = {key: at for key, at in self.defaults.items() if _RIVALS.get(key) not in given} | given
+        values = self._values(nodes)
+        self.needs[name] = self._known_needs(name, values.get("needs", []), nodes)
+        self._check_together(nodes, values)
+        context = self._context(nodes, values)
+        is_whole = isinstance(node.value, dict) and len(given) == len(node.value) and len(values) == len(nodes)
+        if not self._is_named(name, node) or not is_whole:
+            return None
+        if not nodes.keys() & {"instructions", *_CONTEXTS}:
+            self.faults.add(node, "there is nothing to do", "Say what: `instructions`, `file`, or both.")
+        request = self._envelope(node, nodes, self._request(name, values, context))
+        if request is None:
+            return None
+        with self.faults.of(node):
+            self.check_target(request.to, request.type)
+        return self._fitted(node, request, context.data if context and not context.ref else None)
+
+    def _is_named(self, name: str, node: Node) -> bool:
+        with self.faults.of(node):
+            if not is_key(name, len(name)):
+                raise Invalid("this is no name for a task", hint=_NAME_RULE)
+            if len(self._id_of(name)) > 128:
+                raise Invalid(f"its id {self._id_of(name)} is longer than 128", hint="Give it a shorter name.")
+            return True
+        return False
+
+    def _known_needs(self, name: str, needs: list[str], nodes: Mapping[str, Node]) -> list[str]:
+        """Those needs that are other tasks of the plan."""
+        for need in needs:
+            if need == name:
+                self.faults.add(nodes["needs"], f"{need!r} would wait for itself", "Leave it out.")
+            elif need not in self.tasks:
+                hint = _nearest(need, self.tasks, "A task outside the plan is named by its id under `after`.")
+                self.faults.add(nodes["needs"], f"there is no task {need!r} in this plan", hint)
+        return [need for need in needs if need != name and need in self.tasks]
+
+    def _check_together(self, nodes: Mapping[str, Node], values: Mapping[str, Any]) -> None:
+        for one, other, what in (("delay", "at", "times"), ("file", "context_ref", "contexts")):
+            if one in nodes and other in nodes:
+                self.faults.add(nodes[other], f"{one} and {other} name two {what}", "Give one of them.")
+        if values.get("run_if") == "always" and not nodes.keys() & {"needs", "after"}:
+            self.faults.add(nodes["run_if"], "there is nothing that it waits for", "Say what: `needs` or `after`.")
+        for found in values.get("after", ()):
+            if found in self.ids:
+                self.faults.add(nodes["after"], f"{found} is of this plan", "Name its tasks under `needs`.")
+
+    def _context(self, nodes: Mapping[str, Node], values: Mapping[str, Any]) -> Context | None:
+        for key in (key for key in _CONTEXTS if key in values):
+            with self.faults.of(nodes[key]):
+                if key == "file":
+                    return self._on_path(values[key], lambda path: read_context(self.store, path))
+                return context_at(self.store, values[key])
+        return None
+
+    def _request(self, name: str, values: Mapping[str, Any], context: Context | None) -> dict[str, Any]:
+        def those(keys: Mapping[str, str]) -> dict[str, Any]:
+            return {field: values[key] for key, field in keys.items() if key in values}
+
+        needs = [*map(self._id_of, self.needs[name]), *values.get("after", [])]
+        return {
+            "task_id": self._id_of(name),
+            "group": self.plan_id,
+            "instructions": DO_CONTEXT,
+            **those(FIELDS),
+            "labels": values.get("labels", {}) | those({"repo": "repo", "base": "base"}),
+            "expected_output": those({"expect": "artifacts", "format": "format"}),
+            "depends_on": tuple(dict.fromkeys(needs)),
+            "context_ref": context.ref if context else None,
+            "context_sha256": context.sha256 if context and context.ref else None,
+        }
+
+    def _envelope(self, node: Node, nodes: Mapping[str, Node], request: dict[str, Any]) -> Envelope | None:
+        try:
+            return Envelope.model_validate({"from": self.coordinator, **request})
+        except ValidationError as error:
+            for item in error.errors(include_url=False, include_input=False):
+                steps = [step for step in item["loc"] if isinstance(step, str)]
+                key = _KEYS.get(".".join(steps)) or _KEYS.get(steps[0], steps[0])
+                what = item["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+                if item["type"] == "missing":
+                    self.faults.add(node, f"{key} is missing", "Set it here, or for all tasks under `defaults`.")
+                else:
+                    self.faults.add(nodes.get(key, node), what, "See: agentq submit --help")
+        return None
+
+    def _fitted(self, node: Node, request: Envelope, context: bytes | None) -> Envelope | None:
+        """The request as it fits an envelope; its context is kept."""
+        with self.faults.of(node):
+            request, context = fit(request, context, self.store.ref)
+            if context is not None:
+                self.contexts[request.task_id] = context
+        if sum(map(len, self.contexts.values())) > CONTEXTS_LIMIT:
+            hint = "Put what they share into the store once, and name it by `context_ref`."
+            self.faults.add(node, f"the contexts are larger than {CONTEXTS_LIMIT >> 20} MiB together", hint)
+            self.faults.tell()
+        return request
+
+    def _order(self) -> list[str]:
+        """The names of the tasks, each after those that it needs."""
+        sorter = TopologicalSorter(dict.fromkeys(self.tasks, ()))
+        for name, needs in self.needs.items():
+            sorter.add(name, *needs)
+        try:
+            return list(sorter.static_order())
+        except CycleError as error:
+            cycle = [str(name) for name in reversed(error.args[1])]
+            node = self.tasks[cycle[0]]
+            place = node.value.get("needs", node) if isinstance(node.value, dict) else node
+            self.faults.add(place, f"these wait for one another: {' -> '.join(cycle)}", "Leave out one of these needs.")
+        return []

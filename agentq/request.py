@@ -1,0 +1,67 @@
+"""What every way of asking for a task shares: durations, times, and making a request fit an envelope."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from agentq.errors import Invalid
+from agentq.messages import ENVELOPE_LIMIT, LONGEST_SECONDS, Envelope, sha256_hex, utc_now
+
+DO_CONTEXT = "Do what the context document asks."
+MOVED = "Read the context: the instructions were too long for an envelope and are kept there."
+ROOM = 1024
+"""Bytes of an envelope that are left for what registering adds."""
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw]?)")
+
+
+def seconds(flag: str, text: str) -> float:
+    """A flag's duration such as `90`, `90s`, `10m`, `2h`, `1d`, in seconds; raises Invalid."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match:
+        raise Invalid(f"{flag} {text!r} is no duration", hint="Write seconds, or a number with s, m, h, d or w: 10m.")
+    value = float(match[1]) * _UNITS[match[2] or "s"]
+    if value > LONGEST_SECONDS:
+        raise Invalid(f"{flag} {text!r} is too long", hint=f"At most {LONGEST_SECONDS // 86400} days.")
+    return value
+
+
+def moment(flag: str, text: str) -> datetime:
+    """A flag's time in ISO 8601, the local zone when it names none; raises Invalid."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise Invalid(
+            f"{flag} {text!r} is no time", hint="Write it like 2030-01-31T18:00 or 2030-01-31T18:00:00Z."
+        ) from error
+
+
+def ahead(flag: str, text: str) -> datetime:
+    """A flag's time that is still to come, and not too far off; raises Invalid."""
+    when, now = moment(flag, text), utc_now()
+    if when < now:
+        raise Invalid(f"{flag} {text!r} is in the past", hint="Leave it out to start at once.")
+    if when > now + timedelta(seconds=LONGEST_SECONDS):
+        raise Invalid(f"{flag} {text!r} is too far off", hint=f"At most {LONGEST_SECONDS // 86400} days.")
+    return when
+
+
+def fit(request: Envelope, context: bytes | None, ref: Callable[[str], str]) -> tuple[Envelope, bytes | None]:
+    """The request as it fits an envelope, and the context that is to be put to `tasks/<id>.md`, None for none.
+
+    Instructions that are too long move to the context; raises Invalid when that is not enough.
+    """
+    if len(request.to_json()) > ENVELOPE_LIMIT - ROOM and request.context_ref is None and context is None:
+        context = request.instructions.encode()
+        request = request.model_copy(update={"instructions": MOVED})
+    if context is not None:
+        update = {"context_ref": ref(f"tasks/{request.task_id}.md"), "context_sha256": sha256_hex(context)}
+        request = request.model_copy(update=update)
+    size = len(request.to_json())
+    if size > ENVELOPE_LIMIT - ROOM:
+        raise Invalid(
+            f"the envelope would have {size} bytes, {ENVELOPE_LIMIT} is the limit",
+            hint="Put the long part into a file, and give that as the context.",
+        )
+    return request, context
