@@ -17,9 +17,11 @@ from agentq.store import Store
 
 if TYPE_CHECKING:
     from agentq.doctor import Findings
-    from agentq.lifecycle import Papers
     from agentq.hands import Hands
+    from agentq.lifecycle import Papers
     from agentq.papers import Claim
+    from agentq.pull import Holder, Holdings, Taken
+    from agentq.why import Why
     from agentq.worker import Worker
 
 
@@ -102,6 +104,10 @@ def _bury_orphaned(claim: "Claim") -> bool:
     from agentq.ownership import bury_orphaned
 
     return bury_orphaned(claim)
+
+
+_ANYBODY = Profile(agent="anybody", folder=Path(), prompt="")
+"""The limits of an agent without a profile."""
 
 
 class App:
@@ -193,13 +199,13 @@ class App:
 
     async def submit(self, request: Envelope, context: bytes | None = None) -> Registered:
         """Register a task and hand it to the engine; nothing is written when the engine would refuse it."""
-        return await self._submit(request, lambda: self.coordinator.register(request, context))
+        return await self._submit(request, lambda asked: self.coordinator.register(asked, context))
 
     async def submit_plan(self, request: Envelope, contexts: Mapping[str, bytes]) -> Registered:
         """Register a plan with all its tasks, and hand those to the engine that may start."""
-        return await self._submit(request, lambda: self.coordinator.register_plan(request, contexts))
+        return await self._submit(request, lambda asked: self.coordinator.register_plan(asked, contexts))
 
-    async def _submit(self, request: Envelope, register: Callable[[], Registered]) -> Registered:
+    async def _submit(self, request: Envelope, register: Callable[[Envelope], Registered]) -> Registered:
         request = self._with_approvals(request)
         requests = request.plan or (request,)
         for task in requests:
@@ -207,7 +213,7 @@ class App:
         async with self.engine() as engine:
             for agent in sorted({task.to for task in requests}):
                 await engine.ready(agent)
-            registered = register()
+            registered = register(request)
             await self._publish_all(engine, registered.envelope, registered.publish)
         return registered
 
@@ -253,6 +259,24 @@ class App:
         except AgentqError as error:
             return error
         return None
+
+    def why(self, task_id: str) -> "Why":
+        """Why a task does not move; the engine is asked only where that says more, and may be down."""
+        from agentq.why import Explainer
+
+        return Explainer(self.records, self.coordinator, self._listeners).why(task_id)
+
+    def _listeners(self, agent: str) -> int | str:
+        import asyncio
+
+        async def ask() -> int:
+            async with self.engine() as engine:
+                return await engine.listeners(agent)
+
+        try:
+            return asyncio.run(ask())
+        except AgentqError as error:
+            return f"the engine does not answer: {error}"
 
     # ------------------------------------------------------------------ dead letters
 
@@ -335,6 +359,61 @@ class App:
         async with self.engine() as engine:
             return await repair(self.records, engine, findings)
 
+    # ------------------------------------------------------------------ workers that pull
+
+    @cached_property
+    def _holdings(self) -> "Holdings":
+        from agentq.pull import Holdings
+
+        return Holdings(self.settings.data / "claims")
+
+    async def pull(self, agent: str, seconds: float, lease: float) -> "Taken | None":
+        """Claim an agent's next task for this user, and remember that; None when there is none for so many seconds."""
+        from agentq.claim import Claims, Terms
+        from agentq.ownership import bury_orphaned, stop_silent
+        from agentq.pull import NOBODY, Held, pull
+
+        profile = self.profiles.get(agent)
+        if profile is None and (self.settings.require_profiles or agent not in self.agents):
+            known = self.profiles if self.settings.require_profiles else self.agents
+            raise Invalid(
+                f"there is no {'profile for' if self.settings.require_profiles else 'agent'} {agent}",
+                hint=f"Known: {', '.join(sorted(known))}. See agents and require_profiles in agentq.toml.",
+            )
+        terms = Terms(
+            agent=agent,
+            owner=NOBODY,
+            types=profile.types if profile else (),
+            max_attempts=(profile or _ANYBODY).retry.max_attempts,
+            lease=lease,
+            renewal=(profile or _ANYBODY).limits.renew_seconds,
+            irreversible=profile.irreversible if profile else (),
+        )
+        claims = Claims(self.records, terms, is_gone=bury_orphaned, stop_silent=stop_silent)
+        async with self.engine() as engine:
+            await engine.ready(agent)
+            taken = await pull(self.records, engine, claims, seconds)
+        if taken:
+            claim, task_id = taken.start.claim, taken.start.papers.envelope.task_id
+            _make_folder(self.settings.data)
+            self._holdings.keep(
+                Held(task_id=task_id, attempt=claim.attempt, token=claim.token, agent=agent, store=self.store.url)
+            )
+        return taken
+
+    def holder(self, task_id: str, agent: str | None = None) -> "Holder | None":
+        """Who acts for a claim that this user holds on this host; None when it is not (that agent's)."""
+        held = self._holdings.find(task_id, self.store.url, agent)
+        if held is None:
+            return None
+        from agentq.pull import Holder
+
+        return Holder(self.records, held, self._released)
+
+    def let_go(self, task_id: str) -> None:
+        """Forget a claim that ended."""
+        self._holdings.forget(task_id)
+
     # ------------------------------------------------------------------ workers
 
     @contextlib.asynccontextmanager
@@ -354,7 +433,11 @@ class App:
             )
         section = profile.runner
         agent = CommandRunner(command, prompt_via=section.prompt, grace_seconds=section.grace_seconds)
-        verifier = CommandRunner(profile.evidence.verify) if profile.evidence.verify else None
+        verifier = (
+            CommandRunner(profile.evidence.verify, grace_seconds=section.grace_seconds)
+            if profile.evidence.verify
+            else None
+        )
         for program in (agent, verifier) if verifier else (agent,):
             program.check()
         async with self.engine() as engine:

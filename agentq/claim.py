@@ -187,7 +187,7 @@ class Claims:
         if may_start and self._was_unsure(papers.envelope.task_id, claim):
             return Start(papers, claim)
         if self._is_gone(claim):
-            return self._bury(papers, claim, "its worker's process died", "proven")
+            return self._bury(papers, claim, "its worker's process died")
         if guard and guard.attempt == claim.attempt:
             return self._guard_came_back(papers, last, guard, looked)
         return self._copy_of_running(papers, last)
@@ -212,9 +212,9 @@ class Claims:
     def bury_silent(self, papers: Papers) -> None:
         """End the running attempt of a worker whose lease stood still; what its agent runs on this host is stopped."""
         if claim := papers.running:
-            stopped: Stopped = "proven" if self._stop_silent(claim) else "presumed"
+            self._stop_silent(claim)
             lease = max(self.terms.lease, claim.lease_seconds)
-            self._bury(papers, claim, f"its worker was silent for over {lease:g} s", stopped)
+            self._bury(papers, claim, f"its worker was silent for over {lease:g} s")
 
     def _copy_of_running(self, papers: Papers, last: Attempt) -> Verdict:
         if last.lease and last.lease.guard:
@@ -226,8 +226,8 @@ class Claims:
         lease = max(self.terms.lease, papers.running.lease_seconds if papers.running else 0.0)
         return Park(papers.envelope, lease, f"guards attempt {number}", guard)
 
-    def _bury(self, papers: Papers, claim: Claim, reason: str, stopped: Stopped) -> "_Again":
-        end = end_of(claim, self.terms.agent, reason, at=self._now(), stopped=stopped)
+    def _bury(self, papers: Papers, claim: Claim, reason: str) -> "_Again":
+        end = end_of(claim, self.terms.agent, reason, at=self._now(), stopped="presumed")
         self.records.end(papers.envelope.task_id, end)
         return AGAIN
 

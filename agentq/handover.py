@@ -46,7 +46,11 @@ def hand_over(records: Records, papers: Papers, scratch: Scratch) -> Handover:
     )
 
 
-def _context(records: Records, papers: Papers, target: Path) -> Path | None:
+def context_of(records: Records, papers: Papers) -> bytes | None:
+    """The context document, None when the task has none.
+
+    Raises Invalid when there is no such document, or another than was submitted; Conflict than was approved.
+    """
     ref, approved = papers.envelope.context_ref, papers.approved
     if ref is None:
         return None
@@ -59,6 +63,13 @@ def _context(records: Records, papers: Papers, target: Path) -> Path | None:
         raise Invalid(f"the context {ref} was altered after the task was submitted")
     if approved and approved.context_sha256 != digest:
         raise Conflict("the context was altered after it was approved")
+    return data
+
+
+def _context(records: Records, papers: Papers, target: Path) -> Path | None:
+    data = context_of(records, papers)
+    if data is None:
+        return None
     target.write_bytes(data)
     return target
 

@@ -79,7 +79,7 @@ class Hands:
             if claim and not self._is_gone(claim):
                 return None
             if claim:
-                self._records.end(task_id, end_of(claim, "agentq", "its worker's process died", stopped="proven"))
+                self._records.end(task_id, end_of(claim, "agentq", "its worker's process died", stopped="presumed"))
                 continue
             found = look_at_gates(self._records, task_id, papers)
             if isinstance(found, Completion):

@@ -57,7 +57,7 @@ class Lease(Message):
 class End(Message):
     """How an attempt ended without a result: whether it counts, and when the task may be tried again.
 
-    Of one that another hand ended, `stopped` says whether its processes are proven gone.
+    `stopped` says whether its processes are proven gone; of a dead worker's that is presumed.
     """
 
     attempt: int

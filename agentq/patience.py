@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
 
 from agentq.errors import AgentqError, StoreUnavailable, Unavailable
 
@@ -27,7 +27,7 @@ async def repeated(step: Callable[[], Awaitable[T]], until_not: type[Unavailable
     """Repeat a step for as long as it raises that error, and say so; waits up to 5 s between tries."""
     async for attempt in AsyncRetrying(
         retry=retry_if_exception_type(until_not),
-        wait=wait_exponential_jitter(initial=0.05, max=5.0, jitter=0.2),
+        wait=wait_exponential(multiplier=0.05, max=5.0) + wait_random(0, 0.2),
         before_sleep=functools.partial(_say, what),
     ):
         with attempt:

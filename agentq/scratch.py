@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -62,21 +63,31 @@ class Scratch:
     def create(self) -> None:
         """Make the folders, empty; repeating it empties them."""
         shutil.rmtree(self.root, ignore_errors=True)
-        self.root.parent.mkdir(parents=True, exist_ok=True)
-        if not self.hold():  # before there is anything that could be found
-            raise BlockingIOError(f"{self.root} is in use")
+        while not self._taken():  # before there is anything that could be found
+            time.sleep(0.001)
         self.output.mkdir(parents=True)
+
+    def _taken(self) -> bool:
+        """True when the lock is ours; False when somebody who tidies up has it or removed the folder above."""
+        try:
+            self.root.parent.mkdir(parents=True, exist_ok=True)
+            return self.hold()
+        except (FileNotFoundError, FileExistsError):
+            return False
 
     def hold(self) -> bool:
         """True when the folders are this process's now, until `remove`; False while another one holds them."""
-        if self._lock is None:
+        while self._lock is None:
             lock = os.open(self._lock_file, os.O_CREAT | os.O_RDONLY, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(lock)
                 return False
-            self._lock = lock
+            if _is_at(lock, self._lock_file):
+                self._lock = lock
+            else:
+                os.close(lock)
         return True
 
     def remove(self) -> None:
@@ -96,13 +107,25 @@ class Scratch:
 
 
 def abandoned(folder: Path) -> Iterator[Scratch]:
-    """The scratches that a daemon of this host died over, each held while it is looked at."""
-    for root in sorted(folder.glob("*/*")):
-        if root.name.isdigit() and root.is_dir():
+    """The scratches that a daemon of this host died over, each held while it is looked at.
+
+    A lock without folders, of one that died while it made or removed them, is removed.
+    """
+    for root in sorted({path.with_suffix("") for path in folder.glob("*/*")}):
+        if root.name.isdigit():
             scratch = Scratch(folder, root.parent.name, int(root.name))
             with _held(scratch) as mine:
                 if mine and root.is_dir():
                     yield scratch
+                elif mine:
+                    scratch.remove()
+
+
+def _is_at(lock: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(lock), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from agentq.attempt import AttemptRun, Bench
-from agentq.claim import Claims, Drop, LookAgain, Park, Refuse, Settle, Start, Terms, Verdict, end_of
+from agentq.claim import Claims, LookAgain, Refuse, Start, Terms, Verdict, end_of
 from agentq.config import Profile
+from agentq.deliveries import carry_out
 from agentq.engine import Delivery, Engine
 from agentq.errors import EngineUnavailable, StoreUnavailable, Unavailable
 from agentq.messages import Completion
@@ -168,19 +169,7 @@ class Worker:
                 self._after(LET_GO_SECONDS, self._let_go)
 
     async def _apply(self, verdict: Verdict, delivery: Delivery) -> None:
-        """Do what was decided, then let go of the delivery."""
-        if isinstance(verdict, Refuse):
-            log.warning("dead letter: %s", verdict.reason)
-            await delivery.dead_letter(verdict.reason)
-            return
-        if isinstance(verdict, Park):
-            log.info("%s: parked for %g s: %s", verdict.envelope.task_id, verdict.delay, verdict.why)
-            await self._engine.publish(verdict.envelope, delay=verdict.delay, guard=verdict.guard)
-        elif isinstance(verdict, Settle):
-            await self._settle(verdict.manifest)
-        elif isinstance(verdict, Drop):
-            log.debug("dropped a copy: %s", verdict.why)
-        await delivery.ack()
+        await carry_out(verdict, delivery, self._engine, self._settle)
 
     async def _settle(self, manifest: Completion) -> None:
         """Settle a task that is still open; the sweep and a slot that meet over it do it one after the other."""

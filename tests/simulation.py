@@ -17,12 +17,13 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
+from typing import Any, BinaryIO, Generic, Literal, NamedTuple, TypeVar
 from unittest import mock
 
 from agentq import claim as claim_module
 from agentq import commit as commit_module
 from agentq import coordinator as coordinator_module
+from agentq import doctor as doctor_module
 from agentq import gates as gates_module
 from agentq import hands as hands_module
 from agentq import settle as settle_module
@@ -46,7 +47,15 @@ T = TypeVar("T")
 Fault = Literal["crash-before", "crash-after", "lost-answer", "refused", "late"]
 Seam = Callable[..., Any]
 
-MODULES = (claim_module, commit_module, coordinator_module, gates_module, hands_module, settle_module)
+MODULES = (
+    claim_module,
+    commit_module,
+    coordinator_module,
+    doctor_module,
+    gates_module,
+    hands_module,
+    settle_module,
+)
 TASK = "task-1"
 AGENT = "implementation-worker"
 LEASE, RENEWAL = 20.0, 5.0
@@ -252,9 +261,17 @@ class Stage:
         counts = writes or not self._by_writes
         self._steps_left -= counts
         fault = self._fault if counts and self._steps_left == 0 else None
-        if fault is None or self.current.spared or (self.current.immortal and fault.startswith("crash")):
-            return effect()
-        return self._fail(fault, effect, writes, error)
+        try:
+            if fault is None or self.current.spared or (self.current.immortal and fault.startswith("crash")):
+                return effect()
+            return self._fail(fault, effect, writes, error)
+        except Broken as broken:
+            self.fail(broken)
+            raise
+
+    def fail(self, broken: BaseException) -> None:
+        """Tell the main thread what broke, also when an actor swallows it."""
+        self._failure = self._failure or broken
 
     def sleep(self, seconds: float) -> None:
         """Do nothing until that much time has passed."""
@@ -300,7 +317,7 @@ class Stage:
         except Crashed:
             pass
         except BaseException as error:  # noqa: BLE001 - whatever broke is told by the main thread
-            self._failure = self._failure or error
+            self.fail(error)
         actor.finished = True
         if not self._over:
             self._pass_on()
@@ -444,7 +461,7 @@ class MemoryEngine:
     async def dead_letter(self, envelope: Envelope, reason: str) -> None:
         self._step(lambda: self.given_up.append(envelope.task_id))
 
-    def depth(self) -> int:
+    async def depth(self, agent: str = AGENT) -> int:
         """How many messages wait."""
         return self._step(lambda: sum(m.holder is None and m.due <= self._stage.clock for m in self.messages))
 
@@ -478,21 +495,29 @@ class HandPlan(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Scenario:
-    """Who takes part. Times are seconds."""
+class Basics:
+    """What goes wrong, and how attempts go. Times are seconds."""
 
     turns: tuple[Turn, ...] = ()
     stalls: bool = False
+    max_attempts: int = 3
+    plans: tuple[Plan, ...] = ()
+    same_host: bool = True
+    newcomers: int = 0
+
+
+@dataclass(frozen=True)
+class Scenario(Basics):
+    """Who takes part. Times are seconds."""
+
     registered: bool = False
     workers: int = 2
     submitters: tuple[Literal["same", "other"], ...] = ("same",)
     foreign: bool = False
     forged: bool = False
     copies: int = 0
-    max_attempts: int = 3
     ttl: float | None = None
     reply_to: bool = True
-    plans: tuple[Plan, ...] = ()
     hands: tuple[HandPlan, ...] = ()
     cancel_after: float | None = None
     lose_after: float | None = None
@@ -501,30 +526,24 @@ class Scenario:
     acknowledge: bool = False
     sweeper: bool = False
     doctor: bool = False
-    same_host: bool = True
-    newcomers: int = 0
 
 
-class World:
-    """The actors of a scenario over one store and one engine, and the promises that they must keep."""
+S = TypeVar("S", bound=Basics)
 
-    def __init__(self, scenario: Scenario) -> None:
+
+class Theatre(Generic[S]):
+    """One store, one engine, and actors over them; who they are and what they must keep is for a world to say."""
+
+    irreversible: tuple[str, ...] = ()
+
+    def __init__(self, scenario: S) -> None:
         self.scenario = scenario
         self.stage = Stage(scenario.turns, stalls=scenario.stalls)
+        self.stage.on_time = self._time_passes
         self.engine = MemoryEngine(self.stage)
         self.objects: dict[str, bytes] = {}
         self.records = Records(MemoryStore(self.objects))  # the observer's: no steps, no faults
-        self.runs: dict[int, Actor] = {}
-        self.running: dict[int, Actor] = {}
-        self.by_hand: list[Completion] = []
-        self.submitted: list[Envelope] = []
-        self.acknowledged = False
-        self._forged = self._request("forged").model_copy(update={"request_sha256": "0" * 64, "store": MemoryStore.url})
-        self._written_at: dict[str, float] = {}
-        self._too_late: set[int] = set()
         self._processes = itertools.count(1)
-        self._state: str | None = None
-        self.stage.on_time = self._time_passes
 
     def play(self) -> None:
         """Run the scenario to its end and check every promise."""
@@ -543,6 +562,120 @@ class World:
 
     def now(self) -> datetime:
         return START + timedelta(seconds=self.stage.clock)
+
+    # ------------------------------------------------------------------ what a world says
+
+    def plan_of(self, task_id: str, attempt: int) -> Plan:
+        """How that attempt goes."""
+        raise NotImplementedError
+
+    def hands_out(self, start: Start) -> None:
+        """A claim is handed to its owner, to be run."""
+
+    def starts(self, start: Start) -> None:
+        """An agent is started."""
+
+    def ends(self, start: Start, pace: float) -> None:
+        """An agent has ended, by itself or because its worker stopped it."""
+
+    def _cast(self) -> None:
+        raise NotImplementedError
+
+    def _sweep(self, rounds: int) -> None:
+        raise NotImplementedError
+
+    def _observe(self, key: str) -> None:
+        """A paper was created."""
+
+    def _time_passes(self) -> None:
+        """The clock has moved."""
+
+    def _check_the_end(self) -> None:
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ actors and their parts
+
+    def _add(self, name: str, body: Callable[[], object], *, process: int | None = None, **kind: bool) -> None:
+        self.stage.add(Actor(name, process or next(self._processes), body, **kind))
+
+    def _add_worker(self, name: str, *, slots: int, immortal: bool = False) -> None:
+        process = next(self._processes)
+        claims = self._claims(name, process)
+        for slot in range(slots):
+            self._add(f"{name}.{slot}", lambda: self._work(claims), process=process, immortal=immortal)
+
+    def _my_records(self) -> Records:
+        store = MemoryStore(self.objects, seam=self.stage.step, written=self._observe)
+        store.newcomers = self.scenario.newcomers
+        return Records(store)
+
+    def _claims(self, worker: str, process: int) -> Claims:
+        owner = Owner(host="host", pid=process, boot="boot", started=worker)
+        terms = Terms(AGENT, owner, (), self.scenario.max_attempts, LEASE, RENEWAL, self.irreversible)
+        return Claims(self._my_records(), terms, is_gone=self._is_gone, now=self.now)
+
+    def _is_gone(self, claim: Claim) -> bool:
+        return self.scenario.same_host and claim.owner.pid in self.stage.dead
+
+    def _hands(self) -> Hands:
+        return Hands(self._my_records(), is_gone=self._is_gone)
+
+    def _coordinator(self) -> Coordinator:
+        return Coordinator(self._my_records(), is_gone=self._is_gone)
+
+    # ------------------------------------------------------------------ the worker
+
+    def _work(self, claims: Claims) -> None:
+        while True:
+            message = self.engine.receive()
+            try:
+                self._handle(claims, message)
+            except EngineUnavailable:  # its connection is gone, and so is the delivery
+                message.holder = None
+
+    def _handle(self, claims: Claims, message: Message) -> None:
+        looked = False
+        while True:
+            verdict = patiently(partial(claims.pick_up, message.body, message.guard, self.now(), looked))
+            if not isinstance(verdict, LookAgain):
+                break
+            self.stage.sleep(verdict.after)
+            looked = True
+        if isinstance(verdict, Start):
+            verdict = Run(self, claims, verdict, message).run()
+        self._apply(claims.records, verdict, message)
+
+    def _apply(self, records: Records, verdict: Verdict, message: Message) -> None:
+        if isinstance(verdict, Refuse):
+            self.engine.refuse(message)
+            return
+        if isinstance(verdict, Park):
+            publish = self.engine.publish
+            patiently(lambda: run(publish(verdict.envelope, delay=verdict.delay, guard=verdict.guard)))
+        elif isinstance(verdict, Settle):
+            self._settle(records, verdict.manifest)
+        self.engine.ack(message)
+
+    def _settle(self, records: Records, manifest: Completion) -> None:
+        while patiently(lambda: records.is_open(manifest.task_id)):
+            with suppress(StoreUnavailable):
+                run(settle(records, self.engine, manifest))
+
+
+class World(Theatre[Scenario]):
+    """The actors of a scenario over one task, and the promises that they must keep."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        super().__init__(scenario)
+        self.runs: dict[int, Actor] = {}
+        self.running: dict[int, Actor] = {}
+        self.by_hand: list[Completion] = []
+        self.submitted: list[Envelope] = []
+        self.acknowledged = False
+        self._forged = self._request("forged").model_copy(update={"request_sha256": "0" * 64, "store": MemoryStore.url})
+        self._written_at: dict[str, float] = {}
+        self._too_late: set[int] = set()
+        self._state: str | None = None
 
     def _cast(self) -> None:
         plan = self.scenario
@@ -576,15 +709,6 @@ class World:
         for _ in range(1 + self.scenario.copies):
             self.engine.push(registered.envelope.to_json())
 
-    def _add(self, name: str, body: Callable[[], object], *, process: int | None = None, **kind: bool) -> None:
-        self.stage.add(Actor(name, process or next(self._processes), body, **kind))
-
-    def _add_worker(self, name: str, *, slots: int, immortal: bool = False) -> None:
-        process = next(self._processes)
-        claims = self._claims(name, process)
-        for slot in range(slots):
-            self._add(f"{name}.{slot}", lambda: self._work(claims), process=process, immortal=immortal)
-
     def _request(self, content: str) -> Envelope:
         return Envelope.model_validate(
             {
@@ -600,27 +724,6 @@ class World:
     def _foreign(self) -> bytes:
         """What a producer sends that knows the mission's ten fields only."""
         return json.dumps(json.loads(self._request("same").model_dump_json(by_alias=True, exclude_unset=True))).encode()
-
-    # ------------------------------------------------------------------ parts that actors use
-
-    def _my_records(self) -> Records:
-        store = MemoryStore(self.objects, seam=self.stage.step, written=self._observe)
-        store.newcomers = self.scenario.newcomers
-        return Records(store)
-
-    def _claims(self, worker: str, process: int) -> Claims:
-        owner = Owner(host="host", pid=process, boot="boot", started=worker)
-        terms = Terms(AGENT, owner, (), self.scenario.max_attempts, LEASE, RENEWAL)
-        return Claims(self._my_records(), terms, is_gone=self._is_gone, now=self.now)
-
-    def _is_gone(self, claim: Claim) -> bool:
-        return self.scenario.same_host and claim.owner.pid in self.stage.dead
-
-    def _hands(self) -> Hands:
-        return Hands(self._my_records(), is_gone=self._is_gone)
-
-    def _coordinator(self) -> Coordinator:
-        return Coordinator(self._my_records(), is_gone=self._is_gone)
 
     # ------------------------------------------------------------------ submitting, ending by hand, reading
 
@@ -674,44 +777,6 @@ class World:
         with suppress(AgentqError):
             run(repair(records, self.engine, Findings(ailments=list(ailments(records)))))
 
-    # ------------------------------------------------------------------ the worker
-
-    def _work(self, claims: Claims) -> None:
-        while True:
-            message = self.engine.receive()
-            try:
-                self._handle(claims, message)
-            except EngineUnavailable:  # its connection is gone, and so is the delivery
-                message.holder = None
-
-    def _handle(self, claims: Claims, message: Message) -> None:
-        looked = False
-        while True:
-            verdict = patiently(partial(claims.pick_up, message.body, message.guard, self.now(), looked))
-            if not isinstance(verdict, LookAgain):
-                break
-            self.stage.sleep(verdict.after)
-            looked = True
-        if isinstance(verdict, Start):
-            verdict = Run(self, claims, verdict, message).run()
-        self._apply(claims.records, verdict, message)
-
-    def _apply(self, records: Records, verdict: Verdict, message: Message) -> None:
-        if isinstance(verdict, Refuse):
-            self.engine.refuse(message)
-            return
-        if isinstance(verdict, Park):
-            publish = self.engine.publish
-            patiently(lambda: run(publish(verdict.envelope, delay=verdict.delay, guard=verdict.guard)))
-        elif isinstance(verdict, Settle):
-            self._settle(records, verdict.manifest)
-        self.engine.ack(message)
-
-    def _settle(self, records: Records, manifest: Completion) -> None:
-        while patiently(lambda: records.is_open(manifest.task_id)):
-            with suppress(StoreUnavailable):
-                run(settle(records, self.engine, manifest))
-
     # ------------------------------------------------------------------ the sweeper
 
     def _sweep(self, rounds: int) -> None:
@@ -729,7 +794,7 @@ class World:
             if envelope:
                 run(self.engine.publish(envelope))
                 records.published(task_id)
-        empty = self.engine.depth() == 0
+        empty = run(self.engine.depth()) == 0
         for task_id in list(records.unsettled()):
             self._visit(claims, task_id, seen, empty=empty)
 
@@ -747,6 +812,10 @@ class World:
             self._settle(claims.records, verdict.manifest)
         elif verdict == Park(papers.envelope, 0.0, "released") and (claim or (empty and stood_still)):
             run(self.engine.publish(papers.envelope))
+
+    def plan_of(self, task_id: str, attempt: int) -> Plan:
+        plans = self.scenario.plans
+        return plans[attempt - 1] if attempt <= len(plans) else Plan(0, "done")
 
     # ------------------------------------------------------------------ promises that hold at every step
 
@@ -918,15 +987,15 @@ class World:
 class Run:
     """What `AttemptRun` does in a worker, one step after the other."""
 
-    def __init__(self, world: World, claims: Claims, start: Start, message: Message) -> None:
+    def __init__(self, world: Theatre[Any], claims: Claims, start: Start, message: Message) -> None:
         self._world = world
         self._claims = claims
         self._records = claims.records
         self._start = start
+        self._task_id = start.papers.envelope.task_id
         self._number = start.claim.attempt
         self._message = message
-        plans = world.scenario.plans
-        self._plan = plans[self._number - 1] if self._number <= len(plans) else Plan(0, "done")
+        self._plan = world.plan_of(self._task_id, self._number)
         self._counter = 0
         self._guard: str | None = None
         self._stop: Stop | None = None
@@ -959,7 +1028,7 @@ class Run:
         self._counter += 1
         claim = self._start.claim
         lease = Lease(token=claim.token, counter=self._counter, at=self._world.now(), guard=self._guard)
-        self._records.renew(TASK, self._number, lease)
+        self._records.renew(self._task_id, self._number, lease)
 
     def _publish_guard(self) -> None:
         guard = Guard(self._number, self._counter, new_token())
@@ -969,7 +1038,7 @@ class Run:
         self._world.engine.ack(self._message)
 
     def _finish(self) -> Verdict:
-        prefix = evidence_prefix(TASK, self._number)
+        prefix = evidence_prefix(self._task_id, self._number)
         add = self._records.add_evidence
         report = patiently(lambda: add(prefix, REPORT, b"# done", suffix=".md", made_by="daemon"))
         self._look()
@@ -992,11 +1061,11 @@ class Run:
     def _end(self, *, counts: bool) -> Verdict:
         retry_at = self._world.now() + timedelta(seconds=10) if counts else None
         end = end_of(self._start.claim, "owner", self._plan.ending, counts=counts, retry_at=retry_at)
-        patiently(lambda: self._records.end(TASK, end))
+        patiently(lambda: self._records.end(self._task_id, end))
         return self._decide()
 
     def _decide(self) -> Verdict:
-        return patiently(lambda: self._claims.decide(TASK, may_start=False))
+        return patiently(lambda: self._claims.decide(self._task_id, may_start=False))
 
 
 def patiently(step: Callable[[], T]) -> T:

@@ -175,7 +175,7 @@ def test_submit_shows_the_registered_envelope_with_every_flag_in_it(desk: Desk) 
         "--reply-to": "results.boss",
         "--from": "boss",
         "--traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-        "--at": "2026-01-31T18:00+01:00",
+        "--at": "2027-01-31T18:00+01:00",
         "--id": "all-of-it",
     }
     task = desk.json("submit", *IMPLEMENT, "-i", "Do it.", *(part for pair in flags.items() for part in pair))
@@ -191,7 +191,7 @@ def test_submit_shows_the_registered_envelope_with_every_flag_in_it(desk: Desk) 
         "reply_to": "results.boss",
         "expected_output": {"format": "html", "artifacts": ["patch"]},
         "labels": {"area": "stats=1", "repo": str(desk.project), "base": "main"},
-        "not_before": "2026-01-31T17:00:00Z",
+        "not_before": "2027-01-31T17:00:00Z",
         "traceparent": flags["--traceparent"],
         "store": f"file://{desk.shared}",
         "version": 1,
@@ -333,7 +333,7 @@ def test_wait_gives_up_in_time_and_tells_what_has_ended(desk: Desk) -> None:
     assert 0.2 <= time.monotonic() - began < 2
     assert late.code == 7
     assert late.out.startswith("done  completed")
-    assert "slow has no result yet: pending, waits for: queued" in late.err
+    assert "not ended after 0.2 s: slow  pending  waits for: implementation-worker, queued" in late.err
     assert "agentq inbox" in late.err
     assert [each["task_id"] for each in desk.run("wait", "slow", "done", "--timeout", "0", "--json").json] == ["done"]
 
@@ -341,10 +341,10 @@ def test_wait_gives_up_in_time_and_tells_what_has_ended(desk: Desk) -> None:
 def test_wait_returns_as_soon_as_the_task_ends(desk: Desk) -> None:
     task_id = desk.task()
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(desk.app().coordinator.wait, task_id, 10)
+        waiting = pool.submit(desk.app().coordinator.wait, [task_id], 10)
         time.sleep(0.1)
         desk.finish(task_id)
-        assert waiting.result(5).status == "completed"
+        assert [m.status for m in waiting.result(5)] == ["completed"]
 
 
 # ---------------------------------------------------------------------- result

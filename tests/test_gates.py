@@ -284,7 +284,7 @@ def test_a_running_task_is_asked_to_stop(records: Records, hands: Hands, submit:
     assert records.cancel("a")
     dead = Hands(records, is_gone=lambda _: True).cancel("a", "me")
     assert dead
-    assert (dead.status, dead.stopped) == ("cancelled", "proven")
+    assert (dead.status, dead.stopped) == ("cancelled", "presumed")
 
 
 def test_a_cancel_that_died_before_it_sealed_is_finished_by_who_looks(

@@ -91,3 +91,8 @@ def test_silence_is_told_from_the_last_renewal() -> None:
 
 def test_the_backoff_grows_and_is_bounded() -> None:
     assert [backoff(10, 3, 600, counted) for counted in (0, 1, 2, 3, 4, 5, 1000)] == [10, 10, 30, 90, 270, 600, 600]
+    assert [backoff(10, 3, 600, 2, jitter, chance) for jitter, chance in ((0.5, 1.0), (0.5, 0.0), (0, 1))] == [
+        15,
+        30,
+        30,
+    ]

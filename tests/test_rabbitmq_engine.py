@@ -339,7 +339,7 @@ async def test_a_memory_alarm_is_an_error_in_time(own_node: Node, new_engine: Ne
 
     async def publish_for_ever() -> None:
         while True:
-            await engine.publish(envelope("until the alarm is heard of"))
+            await engine.publish(envelope("until-it-is-heard"))
 
     own_node.ctl("set_vm_memory_high_watermark", "absolute", "1")
     try:

@@ -8,6 +8,7 @@ import typer
 from agentq.cli.hand import end
 from agentq.cli.terms import AsJson, Broker, By, Store, TakeOver, TaskId, command
 from agentq.errors import Invalid
+from agentq.messages import is_key
 
 app = command()
 
@@ -20,6 +21,10 @@ def complete(
     summary: Annotated[
         str, typer.Option(metavar="TEXT", help="What was done, in a sentence or two.", show_default=False)
     ] = "",
+    artifact: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="A piece of evidence, of a task that you claimed. Repeatable."),
+    ] = None,
     take_over: TakeOver = False,
     json: AsJson = False,
     broker: Broker = None,
@@ -27,13 +32,26 @@ def complete(
 ) -> None:
     """Say that a task is done.
 
-    Inside a running agent this is a proposal, which its worker checks; by hand it ends the task, unverified.
+    Inside a running agent this is a proposal, which its worker checks. What you claimed it ends with your evidence;
+    by hand it ends the task. Both are unverified.
     """
     from agentq.context import read_file
     from agentq.hands import Hand
 
-    if not (summary.strip() or result_file):
+    pieces = [_piece(text) for text in artifact or ()]
+    if result_file:
+        read_file(result_file)
+        pieces.insert(0, ("report", result_file))
+    if not (summary.strip() or pieces):
         raise Invalid("a completion needs evidence", hint="Give --result-file, --summary, or both.")
-    report = read_file(result_file) if result_file else None
-    hand = Hand(by=sender, status="completed", summary=summary, report=report)
-    end(task_id, hand, take_over=take_over, json=json, broker=broker, store=store)
+    hand = Hand(by=sender, status="completed", summary=summary)
+    end(task_id, hand, pieces, take_over=take_over, json=json, broker=broker, store=store)
+
+
+def _piece(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not (equals and is_key(name, 64) and path):
+        raise Invalid(f"--artifact {text!r} is no piece of evidence", hint="Write --artifact patch=fix.diff.")
+    if not Path(path).is_file():
+        raise Invalid(f"--artifact {name}: there is no file {path}", hint="Check the path.")
+    return name, Path(path)

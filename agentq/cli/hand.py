@@ -1,15 +1,21 @@
 """What `complete` and `fail` share: a proposal inside a running agent, a seal by hand."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from typer import Exit
+
 from agentq.cli.terms import echo, echo_json, hand_over
-from agentq.errors import Invalid
+from agentq.errors import Conflict, ExitCode, Invalid
+from agentq.messages import Outcome
 
 if TYPE_CHECKING:
+    from agentq.app import App
     from agentq.hands import Hand, Hands
+    from agentq.pull import Holder
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,26 +25,62 @@ class Inside:
     attempt: int
     token: str
     output: Path
+    agent: str
 
 
-def end(task_id: str, hand: "Hand", *, take_over: bool, json: bool, broker: str | None, store: str | None) -> None:
-    """End a task, or propose to when this process runs inside that very task's agent."""
+def end(
+    task_id: str,
+    hand: "Hand",
+    pieces: Sequence[tuple[str, Path]] = (),
+    *,
+    take_over: bool,
+    json: bool,
+    broker: str | None,
+    store: str | None,
+) -> None:
+    """End a task: propose to inside its agent, finish what was claimed with `agentq claim`, else by hand."""
     from agentq.app import App
 
     app = App.load(broker=broker, store=store)
-    inside = None if take_over else _inside(task_id)
-    if inside:
-        _propose(app.hands, task_id, hand, inside, json=json)
+    if own := None if take_over else inside(task_id):
+        propose(app.hands, task_id, hand, own, json=json, pieces=pieces)
         return
-    manifest = app.hands.end_by_hand(task_id, hand, take_over=take_over)
+    holder = None if take_over else app.holder(task_id, hand.by)
+    if holder:
+        status: Outcome = "completed" if hand.status == "completed" else "failed"
+        manifest = holder.finish(status, summary=hand.summary, reason=hand.reason, pieces=pieces)
+        app.let_go(task_id)
+    else:
+        report = next((path for name, path in pieces if name == "report"), None)
+        if len(pieces) > (report is not None):
+            raise Invalid(
+                f"{task_id} is not yours to bring evidence for", hint="Claim it first: agentq claim --as NAME"
+            )
+        hand = replace(hand, report=report.read_bytes() if report else None)
+        manifest = app.hands.end_by_hand(task_id, hand, take_over=take_over)
     hand_over(app)
     if json:
         echo_json(manifest)
     else:
-        echo(f"{task_id}  {manifest.status} by hand{', unverified' if manifest.status == 'completed' else ''}")
+        how = "" if holder else " by hand"
+        echo(f"{task_id}  {manifest.status}{how}{', unverified' if manifest.status == 'completed' else ''}")
+    if holder and manifest.status == "cancelled":
+        raise Exit(ExitCode.TASK_CANCELLED)
 
 
-def _inside(task_id: str) -> Inside | None:
+def holder_of(app: "App", task_id: str) -> "Holder":
+    """Who acts for a claim on this host; raises Conflict when there is none."""
+    holder = app.holder(task_id)
+    if holder is None:
+        status = app.coordinator.status(task_id)  # an unknown task is told as such
+        raise Conflict(
+            f"{task_id} was not claimed here: it is {status.state}", hint="Claim a task: agentq claim --as NAME"
+        )
+    return holder
+
+
+def inside(task_id: str) -> Inside | None:
+    """The attempt in whose agent this process runs, if it is that task's."""
     token, attempt, output = (os.environ.get(f"AGENTQ_{name}") for name in ("TOKEN", "ATTEMPT", "OUTPUT"))
     if not token or os.environ.get("AGENTQ_TASK_ID") != task_id:
         return None
@@ -47,21 +89,31 @@ def _inside(task_id: str) -> Inside | None:
             "AGENTQ_TOKEN is set, but AGENTQ_ATTEMPT or AGENTQ_OUTPUT is not what the worker set",
             hint="Inside an agent leave AGENTQ_* as they are; elsewhere unset AGENTQ_TOKEN.",
         )
-    return Inside(int(attempt), token, Path(output))
+    return Inside(int(attempt), token, Path(output), os.environ.get("AGENTQ_AGENT", "agent"))
 
 
-def _propose(hands: "Hands", task_id: str, hand: "Hand", inside: Inside, *, json: bool) -> None:
-    if hand.report is not None:
-        _leave(inside.output / "report.md", hand.report)
-    proposal = hands.propose(task_id, inside.attempt, inside.token, hand)
+def propose(
+    hands: "Hands",
+    task_id: str,
+    hand: "Hand",
+    own: Inside,
+    *,
+    json: bool,
+    pieces: Sequence[tuple[str, Path]] = (),
+) -> None:
+    """Leave the word of a running agent on its own attempt, and its files where the worker collects them."""
+    for name, path in pieces:
+        _leave(path, own.output / f"{name}{'.md' if name == 'report' else path.suffix}")
+    proposal = hands.propose(task_id, own.attempt, own.token, hand)
     if json:
         echo_json(proposal.model_dump(mode="json", exclude={"token"}))
     else:
         echo(f"{task_id}  proposed as {hand.status}; the worker checks it when you end")
 
 
-def _leave(path: Path, report: bytes) -> None:
+def _leave(source: Path, target: Path) -> None:
     try:
-        path.write_bytes(report)
+        if not (target.exists() and source.samefile(target)):
+            target.write_bytes(source.read_bytes())
     except OSError as error:
-        raise Invalid(f"{path} cannot be written: {error.strerror}", hint="Is AGENTQ_OUTPUT the worker's?") from error
+        raise Invalid(f"{target} cannot be written: {error.strerror}", hint="Is AGENTQ_OUTPUT the worker's?") from error

@@ -92,6 +92,15 @@ def command(name: str | None = None) -> typer.Typer:
     return typer.Typer(name=name, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
+def not_before(delay: str | None, at: str | None) -> datetime | None:
+    """The moment of `--delay` or `--at`, None without them; raises Invalid when there are both."""
+    if delay is not None and at is not None:
+        raise Invalid("--delay and --at name two times", hint="Give one of them.")
+    if delay is not None:
+        return datetime.now(UTC) + timedelta(seconds=seconds("--delay", delay))
+    return None if at is None else ahead("--at", at)
+
+
 def patience(timeout: str | None) -> float | None:
     """The seconds of `--timeout`, None for no end."""
     return None if timeout is None else seconds("--timeout", timeout)
@@ -140,9 +149,9 @@ def ago(then: datetime | None) -> str:
     return f"{span(datetime.now(UTC) - then)} ago"
 
 
-def span(delta: timedelta) -> str:
-    """A duration in a few characters: 45s, 12m, 3h05m, 2d4h."""
-    total = max(0, int(delta.total_seconds()))
+def span(delta: timedelta | float) -> str:
+    """A duration (of seconds) in a few characters: 45s, 12m, 3h05m, 2d4h."""
+    total = max(0, int(delta.total_seconds() if isinstance(delta, timedelta) else delta))
     minutes, hours, days = total // 60, total // 3600, total // 86400
     if total < 60:
         return f"{total}s"

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from agentq.cli.result import OUTCOME_CODES
+from agentq.cli.status import NAMED, line
 from agentq.cli.terms import (
     AsJson,
     Patience,
@@ -50,8 +51,10 @@ def wait(
     show(ended, json=json, several=len(ids) > 1)
     left = [task_id for task_id in ids if task_id not in {m.task_id for m in ended}]
     if left and not (any_ and ended):
+        where = [line(app.coordinator.status(task_id)) for task_id in left[:NAMED]]
+        more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
         raise WaitTimeout(
-            f"not ended after {seconds or 0:g} s: {', '.join(left)}",
+            f"not ended after {seconds or 0:g} s: {'; '.join(where)}{more}",
             hint="Go on with other work; completions will be in: agentq inbox",
         )
     raise typer.Exit(code_of(ended))

@@ -165,8 +165,8 @@ def notes(version: Version) -> tuple[str, ...]:
         f"RabbitMQ {version[0]}.{version[1]} has no strict priorities on quorum queues (4.3 has): "
         "task queues are classic queues, priorities are strict, but the queues are not replicated in a cluster",
         "a classic queue has no delivery limit: a message that kills its reader is only stopped by max_attempts",
-        "what the broker itself takes out of a classic queue (AMQP expiration, a length limit) is dead-lettered at most "
-        "once: a broker that stops just then loses it",
+        "what the broker itself takes out of a classic queue (AMQP expiration, a length limit) is dead-lettered "
+        "at most once: a broker that stops just then loses it",
         "after an upgrade to 4.3, drain and delete the task queues, then run `agentq init` to have them replicated",
     )
 

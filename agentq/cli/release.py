@@ -1,0 +1,44 @@
+"""`agentq release`."""
+
+from typing import Annotated
+
+import typer
+
+from agentq.cli.hand import holder_of, inside, propose
+from agentq.cli.terms import AsJson, Broker, Store, TaskId, command, echo, echo_json, hand_over, not_before
+from agentq.errors import ExitCode
+
+app = command()
+
+
+@app.command()
+def release(
+    task_id: TaskId,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; the next one is told.")] = "given back",
+    delay: Annotated[str | None, typer.Option(metavar="TIME", help="Not again before: 10m.")] = None,
+    at: Annotated[str | None, typer.Option(metavar="TIME", help="Not again before that time.")] = None,
+    json: AsJson = False,
+    broker: Broker = None,
+    store: Store = None,
+) -> None:
+    """Give back a task that you claimed, or whose agent you are, for another try; the attempt does not count."""
+    from agentq.app import App
+    from agentq.hands import Hand
+
+    app = App.load(broker=broker, store=store)
+    when = not_before(delay, at)
+    own = inside(task_id)
+    if own:
+        hand = Hand(by=own.agent, status="released", reason=reason, not_before=when)
+        propose(app.hands, task_id, hand, own, json=json)
+        return
+    manifest = holder_of(app, task_id).release(reason, when)
+    app.let_go(task_id)
+    hand_over(app)
+    if json:
+        echo_json(manifest or app.coordinator.status(task_id))
+    elif manifest:
+        echo(f"{task_id}  {manifest.reason}")
+    else:
+        echo(f"{task_id}  released")
+    raise typer.Exit(ExitCode.TASK_CANCELLED if manifest else ExitCode.OK)

@@ -1,0 +1,238 @@
+"""Workers that pull: an agent that is itself interactive takes a task, renews its lease, and ends it, without a daemon.
+
+It is the same protocol as a daemon's: the claim is an attempt's paper, its guard is parked in the engine for one lease,
+and whoever receives that guard when the lease has stood still takes the task over.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from agentq.claim import Claims, LookAgain, Start, Verdict, end_of
+from agentq.commit import REPORT, commit, completion_of
+from agentq.deliveries import carry_out
+from agentq.engine import Delivery, Engine, Guard
+from agentq.errors import Conflict, Invalid
+from agentq.evidence import SUMMARY, shorten
+from agentq.handover import context_of
+from agentq.keeper import standing
+from agentq.lifecycle import cancelled_because
+from agentq.messages import SUMMARY_LIMIT, Artifact, Completion, Envelope, Message, Outcome, utc_now
+from agentq.papers import Lease, Owner, new_token
+from agentq.records import Records, evidence_prefix
+from agentq.settle import settle, settle_in_store
+
+NOBODY = Owner(host="", pid=0, boot="", started="")
+"""The owner of a pulled attempt: no process stands behind it, so that only its lease tells whether it lives."""
+
+
+class Held(Message):
+    """A claim in somebody's hands: what proves to agentq that it is theirs."""
+
+    task_id: str
+    attempt: int
+    token: str
+    agent: str
+    store: str
+
+
+class Holdings:
+    """The claims that this user holds on this host: one file each, for the owner's eyes only."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def keep(self, held: Held) -> None:
+        """Remember a claim."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = self._path(held.task_id)
+        path.touch(mode=0o600)
+        path.write_bytes(held.to_json())
+
+    def find(self, task_id: str, store: str, agent: str | None = None) -> Held | None:
+        """The claim on a task of that store, None when nobody here holds it, or not that agent."""
+        try:
+            held = Held.model_validate_json(self._path(task_id).read_bytes())
+        except (OSError, ValidationError):
+            return None
+        return held if held.store == store and agent in (None, held.agent) else None
+
+    def forget(self, task_id: str) -> None:
+        """Forget a claim that ended."""
+        self._path(task_id).unlink(missing_ok=True)
+
+    def _path(self, task_id: str) -> Path:
+        return self._folder / f"{task_id}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A task that was claimed, its context document, and when its lease ends unless it is renewed."""
+
+    start: Start
+    context: bytes | None
+    until: datetime
+
+
+async def pull(records: Records, engine: Engine, claims: Claims, seconds: float) -> Taken | None:
+    """Claim the agent's next task that may be started; None when there is none for so many seconds."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        left = max(0.01, deadline - asyncio.get_running_loop().time())
+        try:
+            async with asyncio.timeout(left):
+                delivery = await engine.receive(claims.terms.agent)
+        except TimeoutError:
+            return None
+        verdict = await _decide(claims, delivery)
+        if isinstance(verdict, Start):
+            taken = await _hold(records, engine, claims, verdict, delivery)
+            if taken:
+                return taken
+            verdict = await asyncio.to_thread(claims.decide, verdict.papers.envelope.task_id, may_start=False)
+        await carry_out(verdict, delivery, engine, lambda manifest: settle(records, engine, manifest))
+
+
+async def _decide(claims: Claims, delivery: Delivery) -> Verdict:
+    for looked in (False, True):
+        verdict = await asyncio.to_thread(claims.pick_up, delivery.body, delivery.guard, delivery.published_at, looked)
+        if not isinstance(verdict, LookAgain):
+            break
+        await asyncio.sleep(verdict.after)
+    return verdict
+
+
+async def _hold(records: Records, engine: Engine, claims: Claims, start: Start, delivery: Delivery) -> Taken | None:
+    """Give the attempt its guard and its first renewal, then let go of the delivery; None when it must not start."""
+    envelope, claim = start.papers.envelope, start.claim
+    try:
+        context = await asyncio.to_thread(context_of, records, start.papers)
+    except (Invalid, Conflict) as error:
+        final = isinstance(error, Invalid)
+        if final:
+            completion = completion_of(
+                start.papers, "failed", by=claim.worker, attempt=claim.attempt, reason=str(error)
+            )
+            await asyncio.to_thread(commit, records, completion)
+        else:
+            end = end_of(claim, claim.worker, str(error), counts=False)
+            await asyncio.to_thread(records.end, envelope.task_id, end)
+        return None
+    guard = Guard(attempt=claim.attempt, counter=1, id=new_token())
+    await engine.publish(envelope, delay=claim.lease_seconds, guard=guard)
+    lease = Lease(token=claim.token, counter=1, at=utc_now(), guard=guard.id)
+    await asyncio.to_thread(records.renew, envelope.task_id, claim.attempt, lease)
+    await delivery.ack()
+    return Taken(start, context, lease.at + timedelta(seconds=claim.lease_seconds))
+
+
+class Holder:
+    """Acts for whoever holds a claim. Every method raises Conflict when the attempt is no longer theirs."""
+
+    def __init__(self, records: Records, held: Held, released: list[Envelope]) -> None:
+        self._records = records
+        self._held = held
+        self._released = released
+
+    def renew(self) -> datetime | Completion:
+        """Go on for another lease: until when; the manifest when somebody asked to cancel, and it ends so."""
+        start = self._start()
+        if start.papers.cancel:
+            return self._end_cancelled(start)
+        last = self._records.lease(self._held.task_id, self._held.attempt)
+        counter, guard = (last.counter, last.guard) if last else (0, None)
+        lease = Lease(token=self._held.token, counter=counter + 1, at=utc_now(), guard=guard)
+        self._records.renew(self._held.task_id, self._held.attempt, lease)
+        self._start()
+        return lease.at + timedelta(seconds=start.claim.lease_seconds)
+
+    def finish(
+        self, status: Outcome, *, summary: str = "", reason: str | None = None, pieces: Sequence[tuple[str, Path]] = ()
+    ) -> Completion:
+        """End the task with evidence, unverified; Invalid, with nothing written, when a piece that was asked for is
+        missing or empty. One that was cancelled meanwhile ends as cancelled, its evidence kept."""
+        start = self._start()
+        envelope = start.papers.envelope
+        if status == "completed":
+            self._require(envelope, summary, dict(pieces))
+        artifacts = tuple(self._add(summary, pieces))
+        if start.papers.cancel:
+            return self._end_cancelled(start, artifacts)
+        return self._commit(start, status, reason, shorten(summary, SUMMARY_LIMIT), artifacts)
+
+    def release(self, reason: str, not_before: datetime | None = None) -> Completion | None:
+        """Give the task back, uncounted, for another try at that time; the manifest when it was cancelled meanwhile."""
+        start = self._start()
+        if start.papers.cancel:
+            return self._end_cancelled(start)
+        end = end_of(start.claim, self._held.agent, reason, counts=False, retry_at=not_before)
+        self._records.unpublish(self._held.task_id)
+        if self._records.end(self._held.task_id, end) != end:
+            raise self._lost()
+        self._released.append(start.papers.envelope)
+        return None
+
+    # ------------------------------------------------------------------
+
+    def _start(self) -> Start:
+        papers = self._records.known(self._held.task_id)
+        claim = papers.running
+        if claim is None or (claim.attempt, claim.token) != (self._held.attempt, self._held.token):
+            raise self._lost()
+        return Start(papers, claim)
+
+    def _lost(self) -> Conflict:
+        return Conflict(
+            f"attempt {self._held.attempt} of {self._held.task_id} is no longer yours: it ended or was taken over",
+            hint=f"Stop working on it. See: agentq status {self._held.task_id}",
+        )
+
+    def _require(self, envelope: Envelope, summary: str, pieces: dict[str, Path]) -> None:
+        there = {name for name, path in pieces.items() if path.is_file() and path.stat().st_size}
+        there |= {SUMMARY} if summary.strip() else set()
+        missing = [name for name in dict.fromkeys((*envelope.expected_output.artifacts, *pieces)) if name not in there]
+        if missing:
+            raise Invalid(
+                f"{envelope.task_id} must bring what is missing or empty: {', '.join(missing)}",
+                hint="Give each with --artifact NAME=PATH; the report with --result-file.",
+            )
+
+    def _add(self, summary: str, pieces: Sequence[tuple[str, Path]]) -> Iterator[Artifact]:
+        prefix = evidence_prefix(self._held.task_id, self._held.attempt)
+        names = {name for name, _ in pieces}
+        for name, path in pieces:
+            yield self._records.add_evidence(prefix, name, path, suffix=path.suffix[:16], made_by="agent")
+        for name in (SUMMARY, REPORT) if summary.strip() else ():
+            if name not in names:
+                yield self._records.add_evidence(
+                    prefix, name, f"{summary.strip()}\n".encode(), suffix=".md", made_by="agent"
+                )
+
+    def _end_cancelled(self, start: Start, artifacts: tuple[Artifact, ...] = ()) -> Completion:
+        assert start.papers.cancel is not None
+        return self._commit(start, "cancelled", cancelled_because(start.papers.cancel), "", artifacts)
+
+    def _commit(
+        self, start: Start, status: Outcome, reason: str | None, summary: str, artifacts: tuple[Artifact, ...]
+    ) -> Completion:
+        if standing(self._records, start) == "lost":
+            raise self._lost()
+        completion = completion_of(
+            start.papers,
+            status,
+            by=self._held.agent,
+            attempt=self._held.attempt,
+            reason=reason,
+            summary=summary,
+            stopped="presumed" if status == "cancelled" else None,
+            artifacts=artifacts,
+        )
+        manifest = commit(self._records, completion)
+        self._released += settle_in_store(self._records, manifest)
+        if (manifest.attempt, manifest.from_) != (self._held.attempt, self._held.agent):
+            raise self._lost()
+        return manifest

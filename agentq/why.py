@@ -1,0 +1,186 @@
+"""Why a task does not move: one sentence, and the next thing to do."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+
+from agentq.coordinator import Coordinator
+from agentq.errors import NotFound
+from agentq.lifecycle import Status
+from agentq.messages import PRIORITIES, Message, utc_now
+from agentq.records import Records
+
+SCANNED = 10_000
+"""How many of the tasks that are not settled are looked through for those before one."""
+NAMED = 3
+
+
+class Why(Message):
+    """The reason in words, and what to do about it."""
+
+    task_id: str
+    state: str
+    reason: str
+    next: str = ""
+
+
+@dataclass(slots=True)
+class Explainer:
+    """Explains one task; `listeners` asks the engine how many workers of an agent wait for work, and may raise."""
+
+    records: Records
+    coordinator: Coordinator
+    listeners: Callable[[str], int | str]
+
+    def why(self, task_id: str) -> Why:
+        """Why the task is where it is; raises NotFound."""
+        status = self.coordinator.status(task_id)
+        reason, hint = self._ended(status) if status.finished_at else self._open(status)
+        return Why(task_id=task_id, state=status.state, reason=reason, next=hint)
+
+    # ------------------------------------------------------------------ ended
+
+    def _ended(self, status: Status) -> tuple[str, str]:
+        task_id, manifest = status.task_id, self.records.manifest(status.task_id)
+        said = f": {status.reason}" if status.reason else ""
+        if status.state == "completed":
+            return "it has completed", f"agentq result {task_id}"
+        if manifest and manifest.given_up:
+            return f"it was given up, and a copy of it is in the dead letters{said}", f"agentq dlq show {task_id}"
+        verb = "failed" if status.state == "failed" else f"was {status.state}" if said else f"is {status.state}"
+        if status.tasks:
+            return f"it {verb}{said}", f"agentq result {task_id}"
+        return f"it {verb}{said}", f"agentq retry {task_id}"
+
+    # ------------------------------------------------------------------ open
+
+    def _open(self, status: Status) -> tuple[str, str]:
+        if status.tasks:
+            return self._group(status)
+        if status.state == "processing":
+            return self._processing(status)
+        explain = {
+            "lease": self._lease,
+            "dependencies": self._dependencies,
+            "delayed": self._delayed,
+            "approval": self._approval,
+        }.get(status.waits_for or "", self._queued)
+        return explain(status)
+
+    def _group(self, status: Status) -> tuple[str, str]:
+        found = [
+            self.coordinator.status(i)
+            for i in self.coordinator.members(status.task_id)
+            if self.records.is_registered(i)
+        ]
+        left = [one for one in found if not one.finished_at]
+        first = next((one for one in left if one.waits_for != "dependencies"), None)
+        total = sum((status.tasks or {}).values())
+        if first is None:
+            return f"{len(found) - len(left)} of its {total} tasks have ended", f"agentq status {status.task_id}"
+        what = first.waits_for or first.state
+        return f"{len(left)} of its {total} tasks have not ended, the first is {first.task_id} ({what})", (
+            f"agentq why {first.task_id}"
+        )
+
+    def _processing(self, status: Status) -> tuple[str, str]:
+        who = f"{status.worker} on {status.host}" if status.host else f"{status.worker}"
+        if status.cancel_asked:
+            return f"it is being cancelled: {who} stops it", f"agentq cancel {status.task_id} --wait"
+        since, heard = _ago(status.since), _ago(status.renewed_at)
+        return f"{who} has been working on it for {since} (attempt {status.attempt}), last heard of {heard} ago", (
+            f"agentq wait {status.task_id}"
+        )
+
+    def _lease(self, status: Status) -> tuple[str, str]:
+        papers = self.records.known(status.task_id)
+        lease = papers.running.lease_seconds if papers.running else 0.0
+        left = lease - (utc_now() - status.renewed_at).total_seconds() if status.renewed_at else 0.0
+        ends = f"its lease ends in {left:.0f} s" if left > 0 else "its lease is over"
+        where = f" on {status.host}" if status.host else ""
+        waiting = self.listeners(status.agent)
+        who = f"{status.worker}{where}, which worked on it (attempt {status.attempt}), has been silent for"
+        said = f"{who} {_ago(status.renewed_at)}; {ends}"
+        if waiting == 0:
+            return f"{said}, and no worker of {status.agent} waits to take it over", f"agentq worker run {status.agent}"
+        if isinstance(waiting, str):
+            return f"{said}; {waiting}", "agentq doctor"
+        return f"{said}, then another worker takes it over", f"agentq wait {status.task_id}"
+
+    def _dependencies(self, status: Status) -> tuple[str, str]:
+        named = [self._needed(task_id) for task_id in status.needs[:NAMED]]
+        more = f" and {len(status.needs) - NAMED} more" if len(status.needs) > NAMED else ""
+        return f"it waits for {', '.join(named)}{more}", f"agentq why {status.needs[0]}"
+
+    def _needed(self, task_id: str) -> str:
+        try:
+            needed = self.coordinator.status(task_id)
+        except NotFound:
+            return f"{task_id} (nobody has submitted it)"
+        return f"{task_id} ({needed.state}{f', {needed.waits_for}' if needed.waits_for else ''})"
+
+    def _delayed(self, status: Status) -> tuple[str, str]:
+        assert status.until is not None
+        left = _span((status.until - utc_now()).total_seconds())
+        after = f" after {status.reason}" if status.reason else ""
+        return f"it is delayed until {status.until:%Y-%m-%d %H:%M:%SZ} (in {left}){after}", (
+            f"agentq wait {status.task_id}"
+        )
+
+    def _approval(self, status: Status) -> tuple[str, str]:
+        papers = self.records.known(status.task_id)
+        asked = f"; {papers.demand.reason}" if papers.demand else ""
+        return f"it is ready, and nobody has approved it{asked}", (
+            f"agentq approve {status.task_id} --by YOU --digest {(status.digest or '')[:12]}"
+        )
+
+    # ------------------------------------------------------------------ queued
+
+    def _queued(self, status: Status) -> tuple[str, str]:
+        if self.records.is_unpublished(status.task_id):
+            return "it is not known to be in its queue; a worker publishes it soon", "agentq doctor --repair"
+        before, running = self._others(status)
+        waiting = self.listeners(status.agent)
+        behind = f", behind {before} other{'s' if before > 1 else ''}" if before else ""
+        if isinstance(waiting, str):
+            return waiting, "agentq doctor"
+        busy = running and waiting <= len(running)  # who has just taken one still counts as waiting
+        if waiting and not before and not busy:
+            return (
+                f"a worker of {status.agent} waits and takes it now",
+                "agentq doctor --repair, if it still stands here",
+            )
+        if waiting and not busy:
+            return f"it is queued for {status.agent}{behind}", f"agentq wait {status.task_id}"
+        if running:
+            named = ", ".join(f"{one.task_id} (for {_ago(one.since)})" for one in running[:NAMED])
+            return f"the workers of {status.agent} are busy with {named}{behind}", f"agentq wait {status.task_id}"
+        return f"no worker of {status.agent} is up{behind}", f"agentq worker run {status.agent}"
+
+    def _others(self, status: Status) -> tuple[int, list[Status]]:
+        """How many tasks of the same agent come before this one, and which are running."""
+        found = list(self._of_agent(status.agent))
+        mine = _place(status)
+        before = sum(one.waits_for == "queued" and _place(one) < mine for one in found)
+        return before, [one for one in found if one.state == "processing"]
+
+    def _of_agent(self, agent: str) -> Iterator[Status]:
+        for task_id in islice(self.records.unsettled(), SCANNED):
+            envelope = self.records.envelope(task_id)
+            if envelope and envelope.to == agent and not envelope.is_group:
+                yield self.coordinator.status(task_id)
+
+
+def _place(status: Status) -> tuple[int, float, str]:
+    created = status.created_at.timestamp() if status.created_at else 0.0
+    return -PRIORITIES.index(status.priority), created, status.task_id
+
+
+def _ago(moment: datetime | None) -> str:
+    return _span((utc_now() - moment).total_seconds()) if moment else "an unknown time"
+
+
+def _span(seconds: float) -> str:
+    """A duration in whole units: 45 s, 0:12:05."""
+    return f"{max(0.0, seconds):.0f} s" if seconds < 100 else str(timedelta(seconds=int(seconds)))
