@@ -98,9 +98,9 @@ class Coordinator:
         # A new task is not in any queue, whatever became of its mark.
         return [envelope] if new or self._records.is_unpublished(envelope.task_id) else []
 
-    def _look(self, task_id: str, papers: Papers | None = None) -> list[Envelope]:
+    def _look(self, task_id: str, papers: Papers | None = None, *, may_release: bool = True) -> list[Envelope]:
         """Take a task one step further, if there is one to take; answers with what was released."""
-        found = look_at_gates(self._records, task_id, papers)
+        found = look_at_gates(self._records, task_id, papers, may_release=may_release)
         if isinstance(found, Completion):
             return settle_in_store(self._records, found)
         return [found] if found else []
@@ -165,7 +165,7 @@ class Coordinator:
         papers = self._records.known(task_id)
         if papers.manifest is None:
             with contextlib.suppress(StoreUnavailable):  # a full disk is no reason to say nothing
-                self.released += self._look(task_id, papers)
+                self.released += self._look(task_id, papers, may_release=False)
                 papers = self._records.known(task_id)
         if papers.envelope.is_group:
             return self._status_of_group(papers)
@@ -222,10 +222,18 @@ class Coordinator:
         """An artifact's content, checked; raises EvidenceError."""
         return self._records.read(artifact)
 
-    def wait(self, task_ids: Sequence[str], seconds: float | None, *, enough: int | None = None) -> list[Completion]:
+    def wait(
+        self,
+        task_ids: Sequence[str],
+        seconds: float | None,
+        *,
+        enough: int | None = None,
+        between: Callable[[], object] = lambda: None,
+    ) -> list[Completion]:
         """Wait until so many of the tasks (all) have ended, or so many seconds; answers with those that have ended.
 
-        From the papers alone: what ended before is not missed, and no broker is asked.
+        From the papers alone: what ended before is not missed, and no broker is asked. `between` is called after each
+        look, and may hand over what was released.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         waiting, ended = dict.fromkeys(task_ids), dict[str, Completion]()
@@ -236,6 +244,7 @@ class Coordinator:
                     ended[task_id] = self.result(task_id)
                 if task_id not in ended:
                     silent.look(task_id)
+            between()
             left = pause if deadline is None else min(pause, deadline - time.monotonic())
             if len(ended) >= wanted or left <= 0:
                 return [ended[task_id] for task_id in waiting if task_id in ended]
@@ -257,7 +266,7 @@ class Coordinator:
             papers = self._records.papers(task_id)
             if papers is None:
                 continue  # it is being registered
-            self.released += self._look(task_id, papers)
+            self.released += self._look(task_id, papers, may_release=False)
             expires = expires_at(papers)
             started = papers.attempts or papers.manifest
             if started or expires is None or expires > deadline:

@@ -13,11 +13,14 @@ from agentq.papers import Release, new_token
 from agentq.records import Records
 
 
-def look_at_gates(records: Records, task_id: str, papers: Papers | None = None) -> Completion | Envelope | None:
+def look_at_gates(
+    records: Records, task_id: str, papers: Papers | None = None, *, may_release: bool = True
+) -> Completion | Envelope | None:
     """Take a task one step further that may have waited until now, whoever else does so too.
 
     Answers with its manifest when it was to be ended, with its envelope when it was released (it is marked, and has
-    to be published), and None when there is nothing to be done. `papers` saves the first look at them.
+    to be published), and None when there is nothing to be done. `papers` saves the first look at them. Who only reads
+    must not release: whoever settles what it waited for publishes it at once.
     """
     while True:
         papers = papers or records.papers(task_id)
@@ -30,7 +33,7 @@ def look_at_gates(records: Records, task_id: str, papers: Papers | None = None) 
         over = ending(papers, utc_now())
         if over is None:
             shut = papers.running or papers.release or not (papers.is_gated and papers.is_open)
-            return None if shut else release(records, papers)
+            return release(records, papers) if may_release and not shut else None
         if manifest := seal_as(records, papers, *over, by="agentq"):
             return manifest
         papers = None

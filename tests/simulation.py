@@ -221,6 +221,11 @@ class Stage:
         assert self._current is not None
         return self._current
 
+    @property
+    def actor_name(self) -> str:
+        """The same, for words; a write that comes late is nobody's."""
+        return self._current.name if self._current else "late"
+
     def add(self, actor: Actor) -> None:
         """Put an actor on the stage; it starts when its turn comes."""
         self.actors.append(actor)

@@ -138,6 +138,18 @@ def test_a_long_chain_ends_at_once(records: Records, submit: Submit) -> None:
     assert list(records.unsettled()) == []
 
 
+def test_who_only_reads_does_not_release(records: Records, coordinator: Coordinator, submit: Submit) -> None:
+    # It would keep who settles the dependency, and has an engine at hand, from publishing the dependent at once.
+    submit("a")
+    submit("b", "a")
+    papers = records.known("a")
+    done = completion_of(papers, "completed", by="worker", attempt=1)
+    assert seal(records, papers, done, by="worker")
+    assert coordinator.status("b").waits_for == "queued"
+    assert coordinator.wait(["b"], 0) == []
+    assert ids(settle_in_store(records, manifest(records, "a"))) == ["b"]
+
+
 def test_a_dependency_completed_by_hand_counts(records: Records, hands: Hands, submit: Submit) -> None:
     submit("a")
     submit("b", "a")

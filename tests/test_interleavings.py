@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
+from tests.gates_simulation import DIAMOND, Act, Gated, GatedWorld, Node
 from tests.simulation import Fault, HandPlan, Plan, Scenario, Turn, World
 
 EXAMPLES = int(os.environ.get("INTERLEAVINGS", "400"))
@@ -145,6 +146,15 @@ KNOWN = {
 }
 
 
+def _searched(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize="INTERLEAVINGS" not in os.environ,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+
+
 @pytest.mark.parametrize("name", KNOWN)
 def test_an_interleaving_that_was_thought_of(name: str) -> None:
     World(KNOWN[name]).play()
@@ -157,15 +167,131 @@ def test_an_interleaving_that_was_thought_of(name: str) -> None:
 @pytest.mark.promise("status-right")
 @pytest.mark.parametrize("meeting", MEETINGS)
 def test_no_order_of_steps_and_faults_breaks_a_promise(meeting: str) -> None:
-    @settings(
-        max_examples=EXAMPLES,
-        deadline=None,
-        derandomize="INTERLEAVINGS" not in os.environ,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )
+    @_searched(EXAMPLES)
     @given(st.builds(Scenario, **(COMMON | MEETINGS[meeting])))
     def search(scenario: Scenario) -> None:
         world = World(scenario)
+        try:
+            world.play()
+        finally:
+            note("\n".join(world.stage.trace))
+
+    search()
+
+
+# ---------------------------------------------------------------------- gates
+
+
+def _chance(one_in: int) -> st.SearchStrategy[bool]:
+    return st.sampled_from([True] + [False] * (one_in - 1))
+
+
+def _graph(approval: st.SearchStrategy[bool], irreversible: st.SearchStrategy[bool]) -> st.SearchStrategy[Any]:
+    """`a` and `b`, `c` that needs both, and `d` that needs `c`, or some of these."""
+    least = {"always": _chance(3), "approval": approval, "irreversible": irreversible}
+    ttl = st.sampled_from((None, None, None, 5.0, 30.0))
+    nodes = [st.builds(Node, st.just(node.name), st.just(node.needs), ttl=ttl, **least) for node in DIAMOND]
+    return st.tuples(*nodes) | st.tuples(*nodes[:3])
+
+
+def _acts(*what: str, least: int = 0, most: int = 3) -> st.SearchStrategy[Any]:
+    acts = st.builds(Act, st.sampled_from(what), moments, st.integers(0, 4))
+    return st.lists(acts, min_size=least, max_size=most).map(tuple)
+
+
+never = st.just(False)
+numbers = st.lists(st.integers(0, 3), max_size=2).map(tuple)
+GATED: dict[str, st.SearchStrategy[Any]] = {
+    "turns": st.lists(turns, max_size=40).map(tuple),
+    "stalls": _chance(3),
+    "max_attempts": st.integers(1, 2),
+    "plans": st.lists(plans, max_size=6).map(tuple),
+    "same_host": st.booleans(),
+    "newcomers": st.integers(0, 7),
+}
+GATED_MEETINGS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "dependencies": {
+        "tasks": _graph(never, never),
+        "workers": st.integers(0, 2),
+        "slots": st.integers(1, 2),
+        "copies": st.integers(0, 1),
+        "acts": _acts("completed", "failed", "take over", "cancel", "lose everything", least=1),
+        "readers": st.integers(0, 1),
+        "sweepers": st.integers(0, 1),
+    },
+    "approvals": {
+        "tasks": _graph(_chance(2), _chance(3)),
+        "forged": numbers,
+        "acts": _acts("approve", "approve", "approve", "reject", "alter", "completed", "cancel", least=2, most=6),
+        "readers": st.integers(0, 1),
+        "sweepers": st.integers(0, 1),
+        "doctor": st.booleans(),
+    },
+    "plans": {
+        "tasks": _graph(_chance(6), never),
+        "plan": st.just(True),
+        "registered": st.booleans(),
+        "submitters": st.integers(1, 2),
+        "workers": st.integers(0, 1),
+        "acts": _acts("cancel", "completed", "failed", "approve", "lose everything"),
+        "readers": st.integers(0, 1),
+        "acknowledge": st.booleans(),
+        "sweepers": st.integers(0, 1),
+        "doctor": st.booleans(),
+    },
+    "submitters and foreign producers": {
+        "tasks": _graph(_chance(4), _chance(6)),
+        "registered": st.just(False),
+        "submitters": st.integers(1, 2),
+        "foreign": numbers,
+        "forged": numbers,
+        "copies": st.integers(0, 1),
+        "workers": st.integers(0, 1),
+        "acts": _acts("cancel", "completed", "approve", "lose everything"),
+        "readers": st.integers(0, 1),
+        "sweepers": st.integers(0, 1),
+        "doctor": st.booleans(),
+    },
+    "everybody over gates": {
+        "tasks": _graph(_chance(3), _chance(3)),
+        "plan": st.booleans(),
+        "registered": st.booleans(),
+        "submitters": st.integers(0, 2),
+        "foreign": numbers,
+        "forged": numbers,
+        "copies": st.integers(0, 1),
+        "workers": st.integers(0, 2),
+        "slots": st.integers(1, 2),
+        "acts": _acts(
+            "approve",
+            "approve",
+            "reject",
+            "cancel",
+            "completed",
+            "failed",
+            "take over",
+            "alter",
+            "lose everything",
+            most=6,
+        ),
+        "readers": st.integers(0, 2),
+        "acknowledge": st.booleans(),
+        "sweepers": st.integers(0, 2),
+        "doctor": st.booleans(),
+    },
+}
+
+
+@pytest.mark.promise("gates")
+@pytest.mark.promise("approval")
+@pytest.mark.promise("cancel")
+@pytest.mark.promise("plan")
+@pytest.mark.parametrize("meeting", GATED_MEETINGS)
+def test_no_order_of_steps_and_faults_breaks_a_gate(meeting: str) -> None:
+    @_searched(EXAMPLES // 2)
+    @given(st.builds(Gated, **(GATED | GATED_MEETINGS[meeting])))
+    def search(scenario: Gated) -> None:
+        world = GatedWorld(scenario)
         try:
             world.play()
         finally:

@@ -45,8 +45,7 @@ def cancel(
     manifest = app.hands.cancel(task_id, by or app.settings.coordinator, reason)
     hand_over(app)
     if manifest is None and wait:
-        ended = app.coordinator.wait([task_id], seconds)
-        hand_over(app)
+        ended = app.coordinator.wait([task_id], seconds, between=lambda: hand_over(app))
         if not ended:
             raise WaitTimeout(
                 f"{task_id} is still being stopped after {seconds:g} s", hint=f"It goes on: agentq status {task_id}"

@@ -170,8 +170,7 @@ def _wait(app: "App", task_id: str, seconds: float | None, *, json: bool) -> Non
     from agentq.errors import WaitTimeout
 
     say(f"{task_id} is submitted")
-    ended = app.coordinator.wait([task_id], seconds)
-    hand_over(app)
+    ended = app.coordinator.wait([task_id], seconds, between=lambda: hand_over(app))
     if not ended:
         raise WaitTimeout(
             f"{task_id} has not ended after {seconds:g} s",

@@ -46,8 +46,7 @@ def wait(
     app = App.load(store=store)
     for task_id in ids:
         app.coordinator.envelope(task_id)
-    ended = app.coordinator.wait(ids, seconds, enough=1 if any_ else None)
-    hand_over(app)
+    ended = app.coordinator.wait(ids, seconds, enough=1 if any_ else None, between=lambda: hand_over(app))
     show(ended, json=json, several=len(ids) > 1)
     left = [task_id for task_id in ids if task_id not in {m.task_id for m in ended}]
     if left and not (any_ and ended):
