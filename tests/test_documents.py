@@ -51,6 +51,7 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "shared/tasks/task-123.md").write_text("Implement one scoped change.\n", encoding="utf-8")
     (tmp_path / "shared/results/task-123.md").write_text("Done, see the patch.\n", encoding="utf-8")
     (tmp_path / "project/brief.md").write_text("Mend the mean.\n", encoding="utf-8")
+    (tmp_path / "project/plan.yaml").write_text(blocks(ROOT / "docs/plans.md", "yaml")[0], encoding="utf-8")
     return tmp_path
 
 
