@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
-from agentq.config import Profile, Settings, absolute, find_profile, load_settings, profiles
+from agentq.adapters import open_engine, open_store, without_password
+from agentq.config import Profile, Settings, find_profile, load_settings, profiles
 from agentq.coordinator import Coordinator, Registered
 from agentq.engine import DeadLetter, Declared, Engine, Health
 from agentq.errors import AgentqError, EngineUnavailable, Invalid, NotFound, StoreUnavailable
@@ -23,55 +23,6 @@ if TYPE_CHECKING:
     from agentq.pull import Holder, Holdings, Taken
     from agentq.why import Why
     from agentq.worker import Worker
-
-
-def open_store(url: str) -> Store:
-    """The store behind a URL or a path; raises Invalid for a kind that does not exist."""
-    from agentq.stores.file import FileStore
-
-    scheme, found, rest = url.partition("://")
-    if not found:
-        return FileStore(absolute(url))
-    if scheme == "file" and rest.removeprefix("localhost").startswith("/"):
-        return FileStore(Path(unquote(rest.removeprefix("localhost"))))
-    raise Invalid(f"there is no store behind such {scheme}:// URLs", hint="Use a path or file:///path.")
-
-
-def open_engine(settings: Settings) -> Engine:
-    """The engine behind the settings' broker URLs; nothing is connected yet."""
-    if not settings.broker[0].startswith("sqlite:"):
-        return _open_rabbitmq(settings)
-    from agentq.engines.sqlite import SQLiteEngine
-
-    return SQLiteEngine(Path(unquote(urlsplit(settings.broker[0]).path)))
-
-
-def _open_rabbitmq(settings: Settings) -> Engine:
-    from agentq.engines.rabbitmq import RabbitMQEngine, RabbitMQSettings
-
-    section = settings.rabbitmq
-    return RabbitMQEngine(
-        RabbitMQSettings(
-            urls=settings.broker,
-            user=section.user,
-            password=section.password.get_secret_value() if section.password else None,
-            vhost=section.vhost,
-            namespace=settings.namespace,
-            heartbeat=section.heartbeat,
-            timeout=section.timeout,
-            ca_file=section.ca_file,
-            cert_file=section.cert_file,
-            key_file=section.key_file,
-            verify=section.verify,
-        )
-    )
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return parts._replace(netloc=f"{parts.username or ''}@{parts.netloc.rpartition('@')[2]}").geturl()
 
 
 def _next_id(task_id: str) -> str | None:
@@ -104,10 +55,6 @@ def _bury_orphaned(claim: "Claim") -> bool:
     from agentq.ownership import bury_orphaned
 
     return bury_orphaned(claim)
-
-
-_ANYBODY = Profile(agent="anybody", folder=Path(), prompt="")
-"""The limits of an agent without a profile."""
 
 
 class App:
@@ -174,7 +121,7 @@ class App:
     @property
     def passwordless_broker(self) -> tuple[str, ...]:
         """The broker's URLs as they may be shown and written down: without passwords."""
-        return tuple(_without_password(url) for url in self.settings.broker)
+        return tuple(without_password(url) for url in self.settings.broker)
 
     @property
     def has_password(self) -> bool:
@@ -369,7 +316,9 @@ class App:
 
     async def pull(self, agent: str, seconds: float, lease: float) -> "Taken | None":
         """Claim an agent's next task for this user, and remember that; None when there is none for so many seconds."""
-        from agentq.claim import Claims, Terms
+        from dataclasses import replace
+
+        from agentq.claim import Claims, terms_of
         from agentq.ownership import bury_orphaned, stop_silent
         from agentq.pull import NOBODY, Held, pull
 
@@ -380,35 +329,32 @@ class App:
                 f"there is no {'profile for' if self.settings.require_profiles else 'agent'} {agent}",
                 hint=f"Known: {', '.join(sorted(known))}. See agents and require_profiles in agentq.toml.",
             )
-        terms = Terms(
-            agent=agent,
-            owner=NOBODY,
-            types=profile.types if profile else (),
-            max_attempts=(profile or _ANYBODY).retry.max_attempts,
-            lease=lease,
-            renewal=(profile or _ANYBODY).limits.renew_seconds,
-            irreversible=profile.irreversible if profile else (),
-        )
-        claims = Claims(self.records, terms, is_gone=bury_orphaned, stop_silent=stop_silent)
+        terms = terms_of(profile or Profile(agent=agent, folder=Path(), prompt=""), NOBODY)
+        claims = Claims(self.records, replace(terms, lease=lease), is_gone=bury_orphaned, stop_silent=stop_silent)
+        _make_folder(self.settings.data)
+        self._holdings.ready()
         async with self.engine() as engine:
             await engine.ready(agent)
             taken = await pull(self.records, engine, claims, seconds)
         if taken:
             claim, task_id = taken.start.claim, taken.start.papers.envelope.task_id
-            _make_folder(self.settings.data)
             self._holdings.keep(
                 Held(task_id=task_id, attempt=claim.attempt, token=claim.token, agent=agent, store=self.store.url)
             )
         return taken
 
-    def holder(self, task_id: str, agent: str | None = None) -> "Holder | None":
-        """Who acts for a claim that this user holds on this host; None when it is not (that agent's)."""
-        held = self._holdings.find(task_id, self.store.url, agent)
-        if held is None:
-            return None
-        from agentq.pull import Holder
+    def holder(
+        self, task_id: str, agent: str | None = None, *, proof: tuple[int, str] | None = None
+    ) -> "Holder | None":
+        """Who acts for a claim: by the attempt and the token that prove it, else one of that agent that this user
+        holds on this host; None when there is none."""
+        from agentq.pull import Held, Holder
 
-        return Holder(self.records, held, self._released)
+        held = self._holdings.find(task_id, self.store.url, agent)
+        if proof:
+            attempt, token = proof
+            held = Held(task_id=task_id, attempt=attempt, token=token, agent=agent or "", store=self.store.url)
+        return Holder(self.records, held, self._released) if held else None
 
     def let_go(self, task_id: str) -> None:
         """Forget a claim that ended."""

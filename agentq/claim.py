@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from agentq.commit import commit, seal_as
+from agentq.config import Profile
 from agentq.engine import Guard
 from agentq.errors import EvidenceError, Invalid, StoreUnavailable
 from agentq.gates import check_needs, note_release
@@ -80,6 +81,19 @@ class Terms:
     lease: float
     renewal: float
     irreversible: Collection[str] = ()
+
+
+def terms_of(profile: Profile, owner: Owner) -> Terms:
+    """The terms of a profile's agent, for attempts of that owner."""
+    return Terms(
+        agent=profile.agent,
+        owner=owner,
+        types=profile.types,
+        max_attempts=profile.retry.max_attempts,
+        lease=profile.limits.lease_seconds,
+        renewal=profile.limits.renew_seconds,
+        irreversible=profile.irreversible,
+    )
 
 
 class Claims:

@@ -69,8 +69,8 @@ def _completion(records: Records, group: Envelope, ended: Sequence[Completion]) 
 
 
 def _reason(others: Sequence[Completion]) -> str | None:
-    """The first tasks that did not complete; those that only followed another one come last."""
-    first = sorted(others, key=lambda m: m.reason is not None and m.reason.startswith(NEEDS))[:NAMED]
+    """The first tasks that did not complete, without those that only followed another one."""
+    first = ([m for m in others if not (m.reason or "").startswith(NEEDS)] or list(others))[:NAMED]
     named = [f"{m.task_id} {m.status}{f': {m.reason}' if m.reason else ''}" for m in first]
     more = len(others) - len(named)
     return "; ".join([*named, f"and {more} more"] if more else named) or None

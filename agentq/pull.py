@@ -16,18 +16,21 @@ from agentq.claim import Claims, LookAgain, Start, Verdict, end_of
 from agentq.commit import REPORT, commit, completion_of
 from agentq.deliveries import carry_out
 from agentq.engine import Delivery, Engine, Guard
-from agentq.errors import Conflict, Invalid
+from agentq.errors import AgentqError, Conflict, Invalid
 from agentq.evidence import SUMMARY, shorten
 from agentq.handover import context_of
 from agentq.keeper import standing
 from agentq.lifecycle import cancelled_because
 from agentq.messages import SUMMARY_LIMIT, Artifact, Completion, Envelope, Message, Outcome, utc_now
 from agentq.papers import Lease, Owner, new_token
+from agentq.patience import cancelled
 from agentq.records import Records, evidence_prefix
 from agentq.settle import settle, settle_in_store
 
 NOBODY = Owner(host="", pid=0, boot="", started="")
 """The owner of a pulled attempt: no process stands behind it, so that only its lease tells whether it lives."""
+ARRIVAL_SECONDS = 5.0
+"""How long a message may take to arrive that waits in the queue already."""
 
 
 class Held(Message):
@@ -46,9 +49,12 @@ class Holdings:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    def ready(self) -> None:
+        """Make their folder, before there is a claim that could not be remembered."""
+        self._folder.mkdir(exist_ok=True, mode=0o700)
+
     def keep(self, held: Held) -> None:
         """Remember a claim."""
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self._path(held.task_id)
         path.touch(mode=0o600)
         path.write_bytes(held.to_json())
@@ -80,13 +86,12 @@ class Taken:
 
 async def pull(records: Records, engine: Engine, claims: Claims, seconds: float) -> Taken | None:
     """Claim the agent's next task that may be started; None when there is none for so many seconds."""
-    deadline = asyncio.get_running_loop().time() + seconds
+    agent, deadline = claims.terms.agent, asyncio.get_running_loop().time() + seconds
     while True:
-        left = max(0.01, deadline - asyncio.get_running_loop().time())
-        try:
-            async with asyncio.timeout(left):
-                delivery = await engine.receive(claims.terms.agent)
-        except TimeoutError:
+        delivery = await _receive(engine, agent, deadline - asyncio.get_running_loop().time())
+        if delivery is None and await engine.depth(agent):  # it is there, and would be missed for want of patience
+            delivery = await _receive(engine, agent, ARRIVAL_SECONDS)
+        if delivery is None:
             return None
         verdict = await _decide(claims, delivery)
         if isinstance(verdict, Start):
@@ -95,6 +100,17 @@ async def pull(records: Records, engine: Engine, claims: Claims, seconds: float)
                 return taken
             verdict = await asyncio.to_thread(claims.decide, verdict.papers.envelope.task_id, may_start=False)
         await carry_out(verdict, delivery, engine, lambda manifest: settle(records, engine, manifest))
+
+
+async def _receive(engine: Engine, agent: str, seconds: float) -> Delivery | None:
+    if seconds <= 0:
+        return None
+    receiving = asyncio.ensure_future(engine.receive(agent))
+    try:
+        await asyncio.wait({receiving}, timeout=seconds)
+    finally:
+        await cancelled(receiving)
+    return None if receiving.cancelled() else receiving.result()
 
 
 async def _decide(claims: Claims, delivery: Delivery) -> Verdict:
@@ -123,9 +139,14 @@ async def _hold(records: Records, engine: Engine, claims: Claims, start: Start, 
             await asyncio.to_thread(records.end, envelope.task_id, end)
         return None
     guard = Guard(attempt=claim.attempt, counter=1, id=new_token())
-    await engine.publish(envelope, delay=claim.lease_seconds, guard=guard)
-    lease = Lease(token=claim.token, counter=1, at=utc_now(), guard=guard.id)
-    await asyncio.to_thread(records.renew, envelope.task_id, claim.attempt, lease)
+    try:
+        await engine.publish(envelope, delay=claim.lease_seconds, guard=guard)
+        lease = Lease(token=claim.token, counter=1, at=utc_now(), guard=guard.id)
+        await asyncio.to_thread(records.renew, envelope.task_id, claim.attempt, lease)
+    except AgentqError as error:
+        end = end_of(claim, claim.worker, f"it could not be handed out: {error}", counts=False)
+        await asyncio.to_thread(records.end, envelope.task_id, end)
+        raise
     await delivery.ack()
     return Taken(start, context, lease.at + timedelta(seconds=claim.lease_seconds))
 
@@ -154,12 +175,16 @@ class Holder:
         self, status: Outcome, *, summary: str = "", reason: str | None = None, pieces: Sequence[tuple[str, Path]] = ()
     ) -> Completion:
         """End the task with evidence, unverified; Invalid, with nothing written, when a piece that was asked for is
-        missing or empty. One that was cancelled meanwhile ends as cancelled, its evidence kept."""
-        start = self._start()
+        missing or empty. One that was cancelled meanwhile ends as cancelled; evidence is kept in any case."""
+        try:
+            start = self._start()
+        except Conflict:
+            list(self._add(f"hand-{self._held.token[:12]}", summary, pieces))
+            raise
         envelope = start.papers.envelope
         if status == "completed":
             self._require(envelope, summary, dict(pieces))
-        artifacts = tuple(self._add(summary, pieces))
+        artifacts = tuple(self._add(self._held.attempt, summary, pieces))
         if start.papers.cancel:
             return self._end_cancelled(start, artifacts)
         return self._commit(start, status, reason, shorten(summary, SUMMARY_LIMIT), artifacts)
@@ -169,7 +194,7 @@ class Holder:
         start = self._start()
         if start.papers.cancel:
             return self._end_cancelled(start)
-        end = end_of(start.claim, self._held.agent, reason, counts=False, retry_at=not_before)
+        end = end_of(start.claim, start.claim.worker, reason, counts=False, retry_at=not_before)
         self._records.unpublish(self._held.task_id)
         if self._records.end(self._held.task_id, end) != end:
             raise self._lost()
@@ -183,6 +208,11 @@ class Holder:
         claim = papers.running
         if claim is None or (claim.attempt, claim.token) != (self._held.attempt, self._held.token):
             raise self._lost()
+        if claim.owner != NOBODY:
+            raise Invalid(
+                f"attempt {claim.attempt} of {self._held.task_id} is a worker's, and AGENTQ_OUTPUT is not set",
+                hint="Inside an agent leave AGENTQ_* as they are.",
+            )
         return Start(papers, claim)
 
     def _lost(self) -> Conflict:
@@ -201,8 +231,8 @@ class Holder:
                 hint="Give each with --artifact NAME=PATH; the report with --result-file.",
             )
 
-    def _add(self, summary: str, pieces: Sequence[tuple[str, Path]]) -> Iterator[Artifact]:
-        prefix = evidence_prefix(self._held.task_id, self._held.attempt)
+    def _add(self, place: int | str, summary: str, pieces: Sequence[tuple[str, Path]]) -> Iterator[Artifact]:
+        prefix = evidence_prefix(self._held.task_id, place)
         names = {name for name, _ in pieces}
         for name, path in pieces:
             yield self._records.add_evidence(prefix, name, path, suffix=path.suffix[:16], made_by="agent")
@@ -224,7 +254,7 @@ class Holder:
         completion = completion_of(
             start.papers,
             status,
-            by=self._held.agent,
+            by=start.claim.worker,
             attempt=self._held.attempt,
             reason=reason,
             summary=summary,
@@ -233,6 +263,6 @@ class Holder:
         )
         manifest = commit(self._records, completion)
         self._released += settle_in_store(self._records, manifest)
-        if (manifest.attempt, manifest.from_) != (self._held.attempt, self._held.agent):
+        if manifest.attempt != self._held.attempt:
             raise self._lost()
         return manifest

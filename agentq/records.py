@@ -288,10 +288,11 @@ class Records:
         """The coordinator's tasks whose noted deadline has passed, and that deadline."""
         for name in _names(self.store.keys(f"expiring/{coordinator}/")):
             stamp, _, task_id = name.partition("_")
-            deadline = datetime.strptime(stamp, STAMP).replace(tzinfo=UTC)
-            if deadline > now:
-                return
-            yield task_id, deadline
+            with contextlib.suppress(ValueError):  # somebody else's file
+                deadline = datetime.strptime(stamp, STAMP).replace(tzinfo=UTC)
+                if deadline > now:
+                    return
+                yield task_id, deadline
 
     # ------------------------------------------------------------------ proposals
 

@@ -43,15 +43,12 @@ class Explainer:
 
     def _ended(self, status: Status) -> tuple[str, str]:
         task_id, manifest = status.task_id, self.records.manifest(status.task_id)
-        said = f": {status.reason}" if status.reason else ""
-        if status.state == "completed":
-            return "it has completed", f"agentq result {task_id}"
+        reason = status.reason or f"by {status.worker}"
         if manifest and manifest.given_up:
-            return f"it was given up, and a copy of it is in the dead letters{said}", f"agentq dlq show {task_id}"
-        verb = "failed" if status.state == "failed" else f"was {status.state}" if said else f"is {status.state}"
-        if status.tasks:
-            return f"it {verb}{said}", f"agentq result {task_id}"
-        return f"it {verb}{said}", f"agentq retry {task_id}"
+            return f"dead-lettered, because {reason}", f"agentq dlq show {task_id}"
+        if status.state == "completed":
+            return f"{reason}, {'verified' if status.verified else 'unverified'}", f"agentq result {task_id}"
+        return reason, f"agentq {'result' if status.tasks else 'retry'} {task_id}"
 
     # ------------------------------------------------------------------ open
 

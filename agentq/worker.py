@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from agentq.attempt import AttemptRun, Bench
-from agentq.claim import Claims, LookAgain, Refuse, Start, Terms, Verdict, end_of
+from agentq.claim import Claims, LookAgain, Refuse, Start, Verdict, end_of, terms_of
 from agentq.config import Profile
 from agentq.deliveries import carry_out
 from agentq.engine import Delivery, Engine
@@ -53,7 +53,9 @@ class Worker:
         self._engine = engine
         self._profile = profile
         self._on_ready = on_ready
-        self._claims = Claims(records, _terms(profile), is_gone=bury_orphaned, stop_silent=stop_silent)
+        self._claims = Claims(
+            records, terms_of(profile, this_process()), is_gone=bury_orphaned, stop_silent=stop_silent
+        )
         self._bench = Bench(records, engine, runner, verifier, profile, self._claims, data / "scratch" / profile.agent)
         self._sweep = Sweep(records, engine, self._claims, profile.agent, self._settle)
         self._draining = asyncio.Event()
@@ -208,15 +210,3 @@ class Worker:
     async def _engine_back(self, step: Callable[[], Awaitable[T]]) -> T:
         """Repeat a step for as long as the engine is unavailable."""
         return await repeated(step, EngineUnavailable, "engine")
-
-
-def _terms(profile: Profile) -> Terms:
-    return Terms(
-        agent=profile.agent,
-        owner=this_process(),
-        types=profile.types,
-        max_attempts=profile.retry.max_attempts,
-        lease=profile.limits.lease_seconds,
-        renewal=profile.limits.renew_seconds,
-        irreversible=profile.irreversible,
-    )

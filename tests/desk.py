@@ -17,7 +17,8 @@ from unittest import mock
 
 import pytest
 
-from agentq.app import App, open_engine
+from agentq.adapters import open_engine
+from agentq.app import App
 from agentq.cli import main
 from agentq.commit import commit, completion_of
 from agentq.config import load_settings

@@ -148,6 +148,11 @@ class Model:
         approval = f"controls/{task}/approval-{self.digest(task)}.json"
         return not self.missing(task) and (not self.needs_approval(task) or approval in self._objects)
 
+    def first_open(self, task: str, now: datetime) -> datetime:
+        """Since when a task may start that is seen to be open: since it was made, when nothing stood before it."""
+        gated = self.needs[task] or self.needs_approval(task)
+        return now if gated else _moment((self.paper(f"tasks/{task}.json") or {})["created_at"])
+
     def state(self, task: str, now: datetime) -> tuple[str, str | None]:
         manifest, attempts = self.manifest(task), self.attempts(task)
         if manifest:
@@ -215,7 +220,7 @@ class GatedWorld(Theatre[Gated]):
         self._told_cancelled: set[str] = set()
         self._told_approved: list[tuple[str, Approval]] = []
         self._written_at: dict[str, float] = {}
-        self._opened_at: dict[str, float] = {}
+        self._opened_at: dict[str, datetime] = {}
         self._open_at: dict[str, float] = {}
         self._states: dict[str, list[tuple[str, str | None]]] = {task: [] for task in self.tasks}
         self._digests: dict[str, list[str | None]] = {task: [] for task in self.tasks}
@@ -338,7 +343,8 @@ class GatedWorld(Theatre[Gated]):
     # ------------------------------------------------------------------ acting by hand
 
     def _act(self, name: str, act: Act) -> None:
-        self.stage.sleep(act.after)
+        if act.after:
+            self.stage.sleep(act.after)
         targets = [*self.tasks, PLAN] if self.scenario.plan else self.tasks
         target = targets[act.target % len(targets)]
         if act.what == "lose everything":
@@ -518,10 +524,8 @@ class GatedWorld(Theatre[Gated]):
         self.stage.trace.append(f"{self.stage.clock:g} {self.stage.actor_name}: {key}")
         folder, name = key.split("/", 1)
         task = name.split("/")[0].removesuffix(".json")
-        if task == PLAN:
-            if folder == "results":
-                self._check_the_plans_manifest()
-            return
+        if key == f"results/{PLAN}.json":
+            self._check_the_plans_manifest()
         if task not in self.model.nodes:
             return
         if folder == "attempts" and not key.endswith(".end.json"):
@@ -546,7 +550,7 @@ class GatedWorld(Theatre[Gated]):
             return  # its manifest is created once
         if self.model.is_open(task):
             self._open_at[task] = self.stage.clock
-            self._opened_at.setdefault(task, self.stage.clock)
+            self._opened_at.setdefault(task, self.model.first_open(task, self.now()))
         state, digest = self.model.state(task, self.now()), self.model.digest(task)
         papers = self.records.known(task)
         status = derive(papers, self.now())
@@ -603,13 +607,13 @@ class GatedWorld(Theatre[Gated]):
         node, status, reason = self.model.nodes[task], manifest["status"], manifest["reason"] or ""
         ran = any(paper["kind"] == "claim" for paper, _ in attempts)
         counted = sum(end is not None and end["counts"] for _, end in attempts)
-        opened = self._opened_at.get(task, self.stage.clock + 1)
+        opened, ttl = self._opened_at.get(task), timedelta(seconds=node.ttl or 1e9)
         hands = [f"{act.what}-{n}" for n, act in enumerate(self.scenario.acts)]
         follows = {"cancelled" if m["status"] == "cancelled" else "failed" for m in self.model.lost(task)}
         grounds = {
             "cancelled by ": status == "cancelled" and self._was_cancelled(task),
             "rejected by ": status == "cancelled" and self.model.needs_approval(task),
-            "not started within ": status == "expired" and not ran and self.stage.clock >= opened + (node.ttl or 1e9),
+            "not started within ": status == "expired" and not ran and bool(opened) and self.now() >= opened + ttl,
             "it needs ": status in follows,
             "tried ": status == "failed" and counted >= self.scenario.max_attempts and manifest["given_up"],
             "by hand": status in ("completed", "failed") and manifest["from"] in hands,
@@ -688,16 +692,14 @@ class GatedWorld(Theatre[Gated]):
     def _check_what_is_left(self) -> None:
         """Nothing reminds of a task that has ended."""
         ended = {task for task in (*self.tasks, PLAN) if self.model.manifest(task)}
-        left = [key for key in self.objects if ended & set(self._reminds_of(key))]
+        left = [key for key in self.objects if not ended.isdisjoint(self._reminds_of(key))]
         if left:
             raise Broken(f"{left} is left")
 
     def _reminds_of(self, key: str) -> Iterator[str]:
         folder, *_, name = key.split("/")
-        if folder in ("open", "outbox"):
+        if folder in ("open", "outbox", "waits"):
             yield name
-        elif folder == "waits" and self.model.is_registered(name):
-            yield key.split("/")[1]
         elif folder == "expiring":
             yield name.partition("_")[2]
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from agentq.app import App, open_engine, open_store
+from agentq.adapters import open_engine, open_store
+from agentq.app import App
 from agentq.config import Settings, find_profile, load_profile, load_settings, profiles
 from agentq.engines.sqlite import SQLiteEngine
 from agentq.errors import Invalid, NotFound

@@ -1,6 +1,8 @@
 """The protocol under orders of steps and faults that a search picks; INTERLEAVINGS=20000 looks further, at random."""
 
+import itertools
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -180,6 +182,119 @@ def test_no_order_of_steps_and_faults_breaks_a_promise(meeting: str) -> None:
 
 
 # ---------------------------------------------------------------------- gates
+
+
+def orders(*fault: Fault, first: int = 0, second: int = 1, most: int = 9) -> Iterator[tuple[Turn, ...]]:
+    """One goes some writes far, another some, then the first goes on, or fails at its next or a later write."""
+    for before, between in itertools.product(range(most), repeat=2):
+        if not fault:
+            yield writes(first, before), writes(second, between), writes(first, 99), writes(second, 99)
+        for after, how in itertools.product((1, 2, 3), fault):
+            yield writes(first, before), writes(second, between), writes(first, after, how)
+
+
+def failures(who: int, *fault: Fault, most: int = 16) -> Iterator[tuple[Turn, ...]]:
+    """Somebody fails at one of its writes."""
+    return ((writes(who, number, how),) for number in range(1, most) for how in fault)
+
+
+# Who stands where: submitters, workers, "steady", acts, readers, sweepers, doctor.
+BY_HAND = Gated(tasks=DIAMOND[:3], workers=0)
+CHAIN = (Node("a"), Node("b", ("a",)))
+APPROVED = Gated(tasks=(Node("a", approval=True),), workers=0)
+SUBMITTED = Gated(tasks=DIAMOND[:3], plan=True, registered=False, submitters=1, workers=0)
+KNOWN_OVER_GATES: dict[str, tuple[Gated, Iterable[tuple[Turn, ...]]]] = {
+    "two dependencies finish in the same moment": (
+        replace(BY_HAND, workers=2),
+        orders(first=0, second=1),
+    ),
+    "two dependencies are completed by hand in the same moment": (
+        replace(BY_HAND, acts=(Act("completed"), Act("completed", target=1))),
+        orders(first=1, second=2),
+    ),
+    "an approval and the last dependency come together": (
+        Gated(
+            tasks=(Node("a"), Node("b", ("a",), approval=True)),
+            workers=0,
+            acts=(Act("completed"), Act("approve", target=1)),
+        ),
+        orders(first=1, second=2),
+    ),
+    "a worker dies between commit and release": (
+        Gated(tasks=CHAIN),
+        failures(0, "crash-before", "crash-after"),
+    ),
+    "a hand dies while it completes a dependency": (
+        replace(BY_HAND, tasks=CHAIN, acts=(Act("completed"),)),
+        failures(1, "crash-before", "crash-after", "lost-answer"),
+    ),
+    "a dependency is completed by hand while its worker does": (
+        Gated(tasks=CHAIN, acts=(Act("take over"),)),
+        orders(first=0, second=2),
+    ),
+    "a task is registered while the one that it needs ends": (
+        Gated(tasks=CHAIN, registered=False, submitters=1, workers=0),
+        orders(first=0, second=1, most=12),
+    ),
+    "a submit dies while the task ends that it needs": (
+        Gated(tasks=CHAIN, registered=False, submitters=1, workers=0),
+        orders("crash-after", first=0, second=1),
+    ),
+    "a foreign task is registered while the one that it needs ends": (
+        Gated(tasks=CHAIN, registered=False, submitters=1, foreign=(1,), workers=2),
+        orders(first=1, second=2),
+    ),
+    "a context is altered while its task is approved": (
+        replace(APPROVED, acts=(Act("approve"), Act("alter"), Act("approve", 4.0))),
+        orders(first=1, second=2),
+    ),
+    "a context is altered while its task is claimed": (
+        replace(APPROVED, acts=(Act("approve"), Act("alter"))),
+        ((writes(1, 9), writes(0, steps), writes(1), writes(0, 99)) for steps in range(6)),
+    ),
+    "one approves and another rejects": (
+        replace(APPROVED, acts=(Act("approve"), Act("reject"))),
+        orders(first=1, second=2),
+    ),
+    "an approver dies": (
+        replace(APPROVED, acts=(Act("approve"),)),
+        failures(1, "crash-before", "crash-after", "lost-answer", most=8),
+    ),
+    "a demand for an approval and a cancel": (
+        Gated(tasks=(Node("a", irreversible=True), Node("b", ("a",))), acts=(Act("cancel"), Act("approve"))),
+        orders(first=0, second=2),
+    ),
+    "a plan is cancelled while it is registered": (
+        replace(SUBMITTED, acts=(Act("cancel", target=3),)),
+        orders(first=0, second=2, most=12),
+    ),
+    "a submit of a plan dies, and another repeats it": (
+        replace(SUBMITTED, submitters=2),
+        failures(0, "crash-before", "crash-after", "lost-answer"),
+    ),
+    "a submit of a plan dies while doctor removes the marks of what is not registered": (
+        replace(SUBMITTED, doctor=True, stalls=True),
+        orders("crash-after", first=0, second=2),
+    ),
+    "the last two tasks of a plan end in the same moment": (
+        Gated(tasks=DIAMOND[:2], plan=True, workers=0, acts=(Act("completed"), Act("failed", target=1))),
+        orders(first=1, second=2),
+    ),
+    "a dependent expires while it is released": (
+        Gated(tasks=(Node("a"), Node("b", ("a",), ttl=5.0)), stalls=True, acts=(Act("completed"),), readers=1),
+        orders(first=2, second=3),
+    ),
+}
+
+
+@pytest.mark.promise("gates")
+@pytest.mark.promise("approval")
+@pytest.mark.promise("plan")
+@pytest.mark.parametrize("name", KNOWN_OVER_GATES)
+def test_every_order_of_two_who_meet_over_a_gate(name: str) -> None:
+    scenario, turns = KNOWN_OVER_GATES[name]
+    for these in turns:
+        GatedWorld(replace(scenario, turns=these)).play()
 
 
 def _chance(one_in: int) -> st.SearchStrategy[bool]:

@@ -44,7 +44,7 @@ def cancel(
     app = App.load(broker=broker, store=store)
     manifest = app.hands.cancel(task_id, by or app.settings.coordinator, reason)
     hand_over(app)
-    if manifest is None and wait:
+    if manifest is None and (wait or seconds is not None):
         ended = app.coordinator.wait([task_id], seconds, between=lambda: hand_over(app))
         if not ended:
             raise WaitTimeout(
@@ -52,7 +52,8 @@ def cancel(
             )
         manifest = app.hands.cancel(task_id, by or app.settings.coordinator, reason)
     if json:
-        echo_json(manifest or app.coordinator.status(task_id))
+        stop = {name: getattr(manifest, name, None) for name in ("stopped", "stop_seconds")}
+        echo_json(app.coordinator.status(task_id).model_dump(mode="json") | stop)
     elif manifest is None:
         echo(f"{task_id}  is being stopped by its worker")
         say(f"  → To block until it is: agentq cancel {task_id} --wait")

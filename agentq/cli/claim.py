@@ -96,5 +96,6 @@ def _print(taken: "Taken", agent: str) -> None:
     if task.expected_output.artifacts:
         echo(f"expected: {', '.join(task.expected_output.artifacts)}")
     say(f"  → Before {taken.until:%H:%M:%SZ}, and again in time: agentq renew {task.task_id}")
-    say(f"  → When done: agentq complete {task.task_id} --from {agent} --result-file PATH --summary TEXT")
+    pieces = " --artifact NAME=PATH" if task.expected_output.artifacts else ""
+    say(f"  → When done: agentq complete {task.task_id} --from {agent} --result-file PATH --summary TEXT{pieces}")
     say(f"  → Else: agentq fail {task.task_id} --from {agent} --reason TEXT, or: agentq release {task.task_id}")

@@ -45,7 +45,7 @@ def end(
     if own := None if take_over else inside(task_id):
         propose(app.hands, task_id, hand, own, json=json, pieces=pieces)
         return
-    holder = None if take_over else app.holder(task_id, hand.by)
+    holder = None if take_over else app.holder(task_id, hand.by, proof=_proof(task_id))
     if holder:
         status: Outcome = "completed" if hand.status == "completed" else "failed"
         manifest = holder.finish(status, summary=hand.summary, reason=hand.reason, pieces=pieces)
@@ -69,8 +69,8 @@ def end(
 
 
 def holder_of(app: "App", task_id: str) -> "Holder":
-    """Who acts for a claim on this host; raises Conflict when there is none."""
-    holder = app.holder(task_id)
+    """Who acts for a claim, by the environment or on this host; raises Conflict when there is none."""
+    holder = app.holder(task_id, proof=_proof(task_id))
     if holder is None:
         status = app.coordinator.status(task_id)  # an unknown task is told as such
         raise Conflict(
@@ -81,15 +81,23 @@ def holder_of(app: "App", task_id: str) -> "Holder":
 
 def inside(task_id: str) -> Inside | None:
     """The attempt in whose agent this process runs, if it is that task's."""
-    token, attempt, output = (os.environ.get(f"AGENTQ_{name}") for name in ("TOKEN", "ATTEMPT", "OUTPUT"))
+    proof, output = _proof(task_id), os.environ.get("AGENTQ_OUTPUT")
+    if not (proof and output):
+        return None
+    return Inside(*proof, Path(output), os.environ.get("AGENTQ_AGENT", "agent"))
+
+
+def _proof(task_id: str) -> tuple[int, str] | None:
+    """The attempt and the token that the environment holds for a task, None when it holds none."""
+    token, attempt = os.environ.get("AGENTQ_TOKEN"), os.environ.get("AGENTQ_ATTEMPT", "")
     if not token or os.environ.get("AGENTQ_TASK_ID") != task_id:
         return None
-    if not (attempt and attempt.isdecimal() and output):
+    if not attempt.isdecimal():
         raise Invalid(
-            "AGENTQ_TOKEN is set, but AGENTQ_ATTEMPT or AGENTQ_OUTPUT is not what the worker set",
+            f"AGENTQ_TOKEN is set for {task_id}, but AGENTQ_ATTEMPT is no number",
             hint="Inside an agent leave AGENTQ_* as they are; elsewhere unset AGENTQ_TOKEN.",
         )
-    return Inside(int(attempt), token, Path(output), os.environ.get("AGENTQ_AGENT", "agent"))
+    return int(attempt), token
 
 
 def propose(

@@ -30,6 +30,7 @@ def submit(
     import asyncio
 
     from agentq.app import App
+    from agentq.gates import check_needs
     from agentq.plans import read_plan
 
     app = App.load(broker=broker, store=store, coordinator=sender)
@@ -41,7 +42,10 @@ def submit(
         plan_id=plan_id,
     )
     if check:
-        for task in planned.request.plan:
+        check_needs(app.records, planned.request)
+        if json:
+            echo_json(planned.request)
+        for task in () if json else planned.request.plan:
             after = f"  after {', '.join(task.depends_on)}" if task.depends_on else ""
             echo(f"{task.task_id}  {task.to}{after}")
         return

@@ -36,7 +36,7 @@ def release(
     app.let_go(task_id)
     hand_over(app)
     if json:
-        echo_json(manifest or app.coordinator.status(task_id))
+        echo_json(app.coordinator.status(task_id))
     elif manifest:
         echo(f"{task_id}  {manifest.reason}")
     else:

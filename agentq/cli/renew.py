@@ -23,9 +23,12 @@ def renew(task_id: TaskId, json: AsJson = False, store: Store = None) -> None:
     if isinstance(found, Completion):
         app.let_go(task_id)
         hand_over(app)
-        echo_json(found) if json else echo(f"{task_id}  {found.reason}; stop working on it")
-        raise typer.Exit(ExitCode.TASK_CANCELLED)
-    if json:
-        echo_json({"task_id": task_id, "lease_until": found.isoformat()})
+        state: str = found.status
+        until, said = None, f"{found.reason}; stop working on it"
     else:
-        echo(f"{task_id}  yours until {found:%H:%M:%SZ}")
+        state, until, said = "processing", found.isoformat(), f"yours until {found:%H:%M:%SZ}"
+    if json:
+        echo_json({"task_id": task_id, "state": state, "lease_until": until})
+    else:
+        echo(f"{task_id}  {said}")
+    raise typer.Exit(ExitCode.TASK_CANCELLED if isinstance(found, Completion) else ExitCode.OK)

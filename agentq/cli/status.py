@@ -41,7 +41,7 @@ def line(status: "Status") -> str:
         counts = ", ".join(f"{status.tasks[s]} {s}" for s in STATES if s in status.tasks)
         return f"{head}  {counts}{_cancel(status)}"
     if status.state == "processing":
-        where = f"{status.worker} on {status.host}, attempt {status.attempt}, started {ago(status.since)}"
+        where = f"{_who(status)}, attempt {status.attempt}, started {ago(status.since)}"
         return f"{head}  {where}{_cancel(status)}"
     if status.state == "pending":
         return f"{head}  {_waiting(status)}{_earlier(status)}{_cancel(status)}"
@@ -51,6 +51,11 @@ def line(status: "Status") -> str:
     return f"{head}  {by}{verified}{why}".rstrip()
 
 
+def _who(status: "Status") -> str:
+    """The worker and its host; an attempt that was pulled has none."""
+    return f"{status.worker} on {status.host}" if status.host else f"{status.worker}"
+
+
 def _cancel(status: "Status") -> str:
     return "; is being cancelled" if status.cancel_asked else ""
 
@@ -58,7 +63,7 @@ def _cancel(status: "Status") -> str:
 def _waiting(status: "Status") -> str:
     if status.waits_for == "lease":
         return (
-            f"waits for: lease; {status.worker} on {status.host} has been silent since {ago(status.renewed_at)},"
+            f"waits for: lease; {_who(status)} has been silent since {ago(status.renewed_at)},"
             f" attempt {status.attempt} is taken over next"
         )
     if status.waits_for == "delayed" and status.until:

@@ -8,11 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from agentq.coordinator import Coordinator
 from agentq.engine import DeadLetter, Engine
@@ -34,6 +34,7 @@ PROFILE: dict[str, dict[str, Any]] = {
 }
 
 T = TypeVar("T")
+Flag: TypeAlias = str | Sequence[str] | Literal[True]
 
 
 def until(look: Callable[[], T], what: str = "", seconds: float = PATIENCE) -> T:
@@ -144,14 +145,15 @@ class Deployment:
         self.records = Records(FileStore(self.store_path))
         self.with_engine(lambda engine: engine.declare([self.agent, *BUILT_IN], ["coordinator"]))
 
-    def profile(self, **sections: Mapping[str, Any]) -> None:
+    def profile(self, irreversible: Sequence[str] = (), **sections: Mapping[str, Any]) -> None:
         """Write the worker's profile, with other values in some sections."""
         folder = self.home / "workers" / "worker"
         folder.mkdir(parents=True, exist_ok=True)
         sections = {"environment": {"set": {"DESK": str(self.desk)}}, **sections}
         merged = {name: {**PROFILE.get(name, {}), **sections.get(name, {})} for name in (*PROFILE, *sections)}
         text = "".join(f"[{name}]\n{_toml(values)}" for name, values in merged.items())
-        (folder / "worker.toml").write_text(f'agent = "{self.agent}"\ntypes = ["work"]\n{text}')
+        top = _toml({"agent": self.agent, "types": ["work"], "irreversible": list(irreversible)})
+        (folder / "worker.toml").write_text(top + text)
         (folder / "prompt.md").write_text("You are a scripted agent.")
 
     @property
@@ -213,16 +215,21 @@ class Deployment:
 
     # ------------------------------------------------------------------ what a test does
 
-    def submit(self, *steps: str, faults: tuple[str, ...] = (), **flags: str) -> str:
+    def submit(self, *steps: str, faults: tuple[str, ...] = (), **flags: Flag) -> str:
         """Submit a task that lets the agent do these steps, and answer its id."""
         done = self.cli(*self.submission(*steps, **flags), faults=faults)
         assert done.returncode == 0, done
         return done.stdout.strip()
 
-    def submission(self, *steps: str, **flags: str) -> list[str]:
+    def submission(self, *steps: str, **flags: Flag) -> list[str]:
         """The arguments that submit such a task."""
-        options = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", value)]
+        options = [part for name, value in flags.items() for part in _option(f"--{name.replace('_', '-')}", value)]
         return ["submit", "--to", self.agent, "--type", "work", "--instructions", script(*steps), *options]
+
+    def request(self, task_id: str, *steps: str, **fields: Any) -> Envelope:
+        """Such a task as `submit_all` takes it."""
+        least = {"task_id": task_id, "to": self.agent, "type": "work", "reply_to": "results.coordinator"}
+        return Envelope.model_validate({**least, "instructions": script(*steps), **fields})
 
     def open_gate(self, name: str) -> None:
         """Let the agents go on that hold at this gate."""
@@ -258,8 +265,9 @@ class Deployment:
         async def act(engine: Engine) -> None:
             coordinator = Coordinator(self.records)
             for request in requests:
-                await engine.publish(coordinator.register(request).envelope)
-                coordinator.published(request.task_id)
+                for task in coordinator.register(request).publish:
+                    await engine.publish(task)
+                    coordinator.published(task.task_id)
 
         self.with_engine(act)
 
@@ -316,6 +324,11 @@ class Deployment:
     def prompt(self, task_id: str, attempt: int) -> str:
         """What the agent was told."""
         return (self.desk / "prompts" / f"{task_id}.{attempt}").read_text()
+
+    def depth(self) -> int:
+        """How many messages wait for the agent, without delayed ones."""
+        depth: int = self.with_engine(lambda engine: engine.depth(self.agent))
+        return depth
 
     def lose_message(self) -> None:
         """Take the agent's next message out of its queue, as if it had never been there."""
@@ -434,6 +447,15 @@ def foreign(agent: str, **changed: Any) -> dict[str, Any]:
         "instructions": script("report done"),
         "expected_output": {"format": "markdown", "artifacts": []},
     } | changed
+
+
+def _option(name: str, value: Flag) -> Iterator[str]:
+    """A flag as arguments: without a value for True, once for each of several values."""
+    if value is True:
+        yield name
+        return
+    for one in [value] if isinstance(value, str) else value:
+        yield from (name, one)
 
 
 def _toml(values: Mapping[str, Any]) -> str:

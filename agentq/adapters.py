@@ -1,0 +1,59 @@
+"""Which store and which engine a URL stands for; an adapter is imported when its URL asks for it."""
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from agentq.config import Settings, absolute
+from agentq.engine import Engine
+from agentq.errors import Invalid
+from agentq.store import Store
+
+
+def open_store(url: str) -> Store:
+    """The store behind a URL or a path; raises Invalid for a kind that does not exist."""
+    from agentq.stores.file import FileStore
+
+    scheme, found, rest = url.partition("://")
+    if not found:
+        return FileStore(absolute(url))
+    if scheme == "file" and rest.removeprefix("localhost").startswith("/"):
+        return FileStore(Path(unquote(rest.removeprefix("localhost"))))
+    raise Invalid(f"there is no store behind such {scheme}:// URLs", hint="Use a path or file:///path.")
+
+
+def open_engine(settings: Settings) -> Engine:
+    """The engine behind the settings' broker URLs; nothing is connected yet."""
+    if not settings.broker[0].startswith("sqlite:"):
+        return _open_rabbitmq(settings)
+    from agentq.engines.sqlite import SQLiteEngine
+
+    return SQLiteEngine(Path(unquote(urlsplit(settings.broker[0]).path)))
+
+
+def _open_rabbitmq(settings: Settings) -> Engine:
+    from agentq.engines.rabbitmq import RabbitMQEngine, RabbitMQSettings
+
+    section = settings.rabbitmq
+    return RabbitMQEngine(
+        RabbitMQSettings(
+            urls=settings.broker,
+            user=section.user,
+            password=section.password.get_secret_value() if section.password else None,
+            vhost=section.vhost,
+            namespace=settings.namespace,
+            heartbeat=section.heartbeat,
+            timeout=section.timeout,
+            ca_file=section.ca_file,
+            cert_file=section.cert_file,
+            key_file=section.key_file,
+            verify=section.verify,
+        )
+    )
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown and written down."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return parts._replace(netloc=f"{parts.username or ''}@{parts.netloc.rpartition('@')[2]}").geturl()
