@@ -227,8 +227,7 @@ class Claims:
         """End the running attempt of a worker whose lease stood still; what its agent runs on this host is stopped."""
         if claim := papers.running:
             self._stop_silent(claim)
-            lease = max(self.terms.lease, claim.lease_seconds)
-            self._bury(papers, claim, f"its worker was silent for over {lease:g} s")
+            self._bury(papers, claim, f"its worker was silent for over {claim.lease_seconds:g} s")
 
     def _copy_of_running(self, papers: Papers, last: Attempt) -> Verdict:
         if last.lease and last.lease.guard:

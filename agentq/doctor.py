@@ -8,7 +8,7 @@ from agentq.engine import Engine, Health
 from agentq.errors import AgentqError, EvidenceError
 from agentq.gates import look_at_gates
 from agentq.groups import plant
-from agentq.lifecycle import Papers, is_silent
+from agentq.lifecycle import Papers, ending, is_silent
 from agentq.messages import Completion, Envelope, utc_now
 from agentq.papers import new_token
 from agentq.records import Records
@@ -91,6 +91,8 @@ def _ailment(task_id: str, papers: Papers | None, *, published: bool) -> Ailment
         return Ailment(task_id, "uncommitted", f"is sealed as {papers.seal.completion.status}, but not committed")
     if papers.envelope.is_group:
         return None if published else Ailment(task_id, "unplanted", "is a plan whose tasks are not all registered")
+    if over := ending(papers, utc_now()):
+        return Ailment(task_id, "overdue", f"is to be ended as {over[0]}, and nobody did: {over[1]}")
     if papers.is_gated and papers.is_open and not (papers.release or papers.running):
         return Ailment(task_id, "unreleased", "waits for nothing any more, and nobody released it")
     if not published:

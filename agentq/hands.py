@@ -11,7 +11,7 @@ from agentq.errors import Conflict, Invalid
 from agentq.evidence import shorten
 from agentq.gates import look_at_gates, release
 from agentq.groups import plant
-from agentq.lifecycle import Papers
+from agentq.lifecycle import Papers, ending
 from agentq.messages import SUMMARY_LIMIT, Artifact, Completion, Envelope, sha256_hex, utc_now
 from agentq.papers import Approval, Cancel, Claim, Proposal, new_token
 from agentq.records import Records, evidence_prefix
@@ -61,15 +61,15 @@ class Hands:
             why = reason or f"{task_id} was cancelled"
             for task in reversed(papers.envelope.plan):  # first those that wait for the others
                 self._cancel_member(task.task_id, by, why)
-        manifest = self._end_cancelled(task_id)
+        manifest = self._end_overdue(task_id)
         return self._cancelled(manifest) if manifest else None
 
     def _cancel_member(self, task_id: str, by: str, reason: str) -> None:
         if self._records.manifest(task_id) is None:
             self._records.ask_cancel(task_id, Cancel(token=new_token(), by=by, at=utc_now(), reason=reason))
-            self._end_cancelled(task_id)
+            self._end_overdue(task_id)
 
-    def _end_cancelled(self, task_id: str) -> Completion | None:
+    def _end_overdue(self, task_id: str) -> Completion | None:
         """The manifest of a task that is not running, which is sealed now unless it has one."""
         while True:
             papers = self._records.known(task_id)
@@ -139,8 +139,8 @@ class Hands:
 
     def _to_be_approved(self, task_id: str) -> Papers:
         papers = self._records.known(task_id)
-        if papers.seal and papers.manifest is None:
-            self._end_cancelled(task_id)
+        if (papers.seal and papers.manifest is None) or ending(papers, utc_now()):
+            self._end_overdue(task_id)
             papers = self._records.known(task_id)
         if papers.manifest:
             raise Conflict(f"{task_id} has ended: {papers.manifest.status}", hint=f"See: agentq result {task_id}")

@@ -400,8 +400,13 @@ class GatedWorld(Theatre[Gated]):
         self._told_approved.append((target, approval))
 
     def _cancel(self, hands: Hands, name: str, target: str) -> None:
+        was_registered = self.model.is_registered(target)
         try:
             manifest = hands.cancel(target, name)
+        except NotFound:
+            if was_registered:
+                raise Broken(f"{target} is registered, and said to be unknown") from None
+            raise
         except Conflict:
             found = self.model.manifest(target)
             if found is None or found["status"] == "cancelled":
@@ -636,6 +641,15 @@ class GatedWorld(Theatre[Gated]):
             raise Broken("the plan is verified, and its tasks are not, or the reverse")
 
     # ------------------------------------------------------------------ promises that hold at the end
+
+    def _check_before_help(self) -> None:
+        """Where nothing fails, nobody has to wait for a sweep."""
+        fails = self.scenario.stalls or any(turn.fault for turn in self.scenario.turns)
+        if fails or any(act.what in ("alter", "lose everything") for act in self.scenario.acts):
+            return
+        for task in self.tasks:
+            if self.model.manifest(task) is None and not self.model.waits_rightly(task, set()):
+                raise Broken(f"{task} is left to a sweep: {self.model.state(task, self.now())}")
 
     def _check_the_end(self) -> None:
         list(Coordinator(self.records).inbox(COORDINATOR))  # who removes the notes of deadlines that have passed

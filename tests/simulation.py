@@ -559,6 +559,7 @@ class Theatre(Generic[S]):
             patched.callback(self.stage.close)
             self._cast()
             self.stage.run()
+            self._check_before_help()
             self.stage.no_more_turns()
             for _ in range(3):
                 self._add("healer", lambda: self._sweep(rounds=4), immortal=True)
@@ -594,6 +595,9 @@ class Theatre(Generic[S]):
 
     def _time_passes(self) -> None:
         """The clock has moved."""
+
+    def _check_before_help(self) -> None:
+        """Nothing moves any more, and no sweep has come to help yet."""
 
     def _check_the_end(self) -> None:
         raise NotImplementedError

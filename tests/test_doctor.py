@@ -8,8 +8,8 @@ import pytest
 from agentq.claim import end_of
 from agentq.commit import completion_of
 from agentq.lifecycle import Papers
-from agentq.messages import utc_now
-from agentq.papers import Seal, new_token
+from agentq.messages import Envelope, utc_now
+from agentq.papers import Cancel, Seal, new_token
 from tests.desk import Desk
 
 
@@ -82,11 +82,35 @@ def uncommitted(desk: Desk) -> str:
     return task_id
 
 
+def unreleased(desk: Desk) -> str:
+    first = desk.task()
+    task_id = desk.task("--after", first)
+    desk.finish(first, settled=False)
+    desk.records.close(first)  # as if it had been settled by somebody who knew nothing of gates
+    return task_id
+
+
+def overdue(desk: Desk) -> str:
+    task_id = desk.task()
+    desk.records.ask_cancel(task_id, Cancel(token="t", by="me", at=utc_now()))
+    return task_id
+
+
+def unplanted(desk: Desk) -> str:
+    tasks = ({"task_id": "p.a", "group": "p", "to": "implementation-worker", "type": "test", "instructions": "Do it."},)
+    plan = {"task_id": "p", "to": "agentq", "type": "plan", "instructions": "All.", "plan": tasks}
+    desk.records.register(Envelope.model_validate(plan).registered(desk.records.store.url, utc_now()))
+    return "p"
+
+
 AILMENTS: list[tuple[Callable[[Desk], str], str, str]] = [
     (unregistered, "unregistered", "forgotten: it was never registered"),
     (unpublished, "unpublished", "published again"),
     (unsettled, "unsettled", "settled as completed"),
     (uncommitted, "uncommitted", "settled as cancelled"),
+    (unreleased, "unreleased", "released"),
+    (overdue, "overdue", "settled as cancelled"),
+    (unplanted, "unplanted", "its tasks are registered"),
 ]
 
 

@@ -249,6 +249,29 @@ def test_a_rejected_task_is_cancelled_with_the_reason(records: Records, hands: H
             act()
 
 
+def test_what_is_overdue_is_ended_instead_of_approved(records: Records, hands: Hands, submit: Submit) -> None:
+    from tests.simulation import CANCEL
+
+    submit("a", requires_approval=True)
+    records.ask_cancel("a", CANCEL)
+    with pytest.raises(Conflict, match="a has ended: cancelled"):
+        hands.approve("a", "me")
+
+
+def test_a_retry_that_would_fail_again_is_refused(records: Records, coordinator: Coordinator, submit: Submit) -> None:
+    submit("a")
+    submit("b", "a")
+    end(records, "a", "failed")
+    with pytest.raises(Conflict, match="b needs a, which did not complete"):
+        coordinator.retry("b")
+    coordinator.register_plan(plan(task("a")), {})
+    end(records, "p.a", "failed")
+    with pytest.raises(Invalid, match="p is a plan"):
+        coordinator.retry("p")
+    again = coordinator.retry("p.a")
+    assert (again.group, again.reply_to) == (None, "results.coordinator")
+
+
 def test_approving_or_rejecting_what_needs_none_is_refused(records: Records, hands: Hands, submit: Submit) -> None:
     submit("a")
     for act in (lambda: hands.approve("a", "me"), lambda: hands.reject("a", "me", "no")):

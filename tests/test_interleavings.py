@@ -2,7 +2,6 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -184,18 +183,18 @@ def test_no_order_of_steps_and_faults_breaks_a_promise(meeting: str) -> None:
 # ---------------------------------------------------------------------- gates
 
 
-def orders(*fault: Fault, first: int = 0, second: int = 1, most: int = 9) -> Iterator[tuple[Turn, ...]]:
+def orders(*fault: Fault, first: int = 0, second: int = 1, most: int = 9) -> list[tuple[Turn, ...]]:
     """One goes some writes far, another some, then the first goes on, or fails at its next or a later write."""
-    for before, between in itertools.product(range(most), repeat=2):
-        if not fault:
-            yield writes(first, before), writes(second, between), writes(first, 99), writes(second, 99)
-        for after, how in itertools.product((1, 2, 3), fault):
-            yield writes(first, before), writes(second, between), writes(first, after, how)
+    ends = [(writes(first, after, how),) for after in (1, 2, 3) for how in fault] or [
+        (writes(first, 99), writes(second, 99))
+    ]
+    both = itertools.product(range(most), range(most), ends)
+    return [(writes(first, before), writes(second, between), *end) for before, between, end in both]
 
 
-def failures(who: int, *fault: Fault, most: int = 16) -> Iterator[tuple[Turn, ...]]:
+def failures(who: int, *fault: Fault, most: int = 16) -> list[tuple[Turn, ...]]:
     """Somebody fails at one of its writes."""
-    return ((writes(who, number, how),) for number in range(1, most) for how in fault)
+    return [(writes(who, number, how),) for number in range(1, most) for how in fault]
 
 
 # Who stands where: submitters, workers, "steady", acts, readers, sweepers, doctor.
@@ -203,7 +202,7 @@ BY_HAND = Gated(tasks=DIAMOND[:3], workers=0)
 CHAIN = (Node("a"), Node("b", ("a",)))
 APPROVED = Gated(tasks=(Node("a", approval=True),), workers=0)
 SUBMITTED = Gated(tasks=DIAMOND[:3], plan=True, registered=False, submitters=1, workers=0)
-KNOWN_OVER_GATES: dict[str, tuple[Gated, Iterable[tuple[Turn, ...]]]] = {
+KNOWN_OVER_GATES: dict[str, tuple[Gated, list[tuple[Turn, ...]]]] = {
     "two dependencies finish in the same moment": (
         replace(BY_HAND, workers=2),
         orders(first=0, second=1),
@@ -250,7 +249,7 @@ KNOWN_OVER_GATES: dict[str, tuple[Gated, Iterable[tuple[Turn, ...]]]] = {
     ),
     "a context is altered while its task is claimed": (
         replace(APPROVED, acts=(Act("approve"), Act("alter"))),
-        ((writes(1, 9), writes(0, steps), writes(1), writes(0, 99)) for steps in range(6)),
+        [(writes(1, 9), writes(0, steps), writes(1), writes(0, 99)) for steps in range(6)],
     ),
     "one approves and another rejects": (
         replace(APPROVED, acts=(Act("approve"), Act("reject"))),
