@@ -396,13 +396,29 @@ class _Reader:
         """The tasks by name."""
         node = self.top.get("tasks", self.root)
         tasks = node.value if "tasks" in self.top else None
+        if isinstance(tasks, list):
+            tasks = self._by_name(tasks)
         if not isinstance(tasks, dict) or not tasks:
-            what = f"it should be a mapping, not {_kind(node)}" if isinstance(tasks, list) else "there are no tasks"
-            self.faults.add(node, what, "Write a mapping of names to tasks: `tasks: {name: {…}}`.")
+            self.faults.add(node, "there are no tasks", "Write a mapping of names to tasks: `tasks: {name: {…}}`.")
             return {}
         if len(tasks) > TASKS_LIMIT:
             self.faults.add(node, f"there are {len(tasks)} tasks, {TASKS_LIMIT} is the limit", "Make several plans.")
             self.faults.tell()
+        return tasks
+
+    def _by_name(self, items: list[Node]) -> dict[str, Node]:
+        """A list of tasks, each with its `name`, as the mapping that it stands for."""
+        tasks: dict[str, Node] = {}
+        for item in items:
+            with self.faults.of(item):
+                named = item.value.get("name") if isinstance(item.value, dict) else None
+                if named is None or not isinstance(item.value, dict):
+                    raise Invalid("a task of a list has no name", hint="Write `- name: NAME` first.")
+                name = _text(named)
+                if name in tasks:
+                    raise Invalid(f"there are two tasks {name!r}", hint="Give one of them another name.")
+                keys = {key: value for key, value in item.value.items() if key != "name"}
+                tasks[name] = Node(keys, f"{item.where}.{name}", item.line)
         return tasks
 
     @cached_property

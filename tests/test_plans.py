@@ -68,6 +68,12 @@ def refusal(store: FileStore, source: Path | bytes | str, **more: Any) -> Invali
 # ---------------------------------------------------------------------- what a file becomes
 
 
+def test_a_list_of_named_tasks_is_the_same_plan(store: FileStore) -> None:
+    by_name = read(store, plan({"a": {}, "b": {"needs": ["a"]}}))
+    listed = read(store, json.dumps({"defaults": TASK, "tasks": [{"name": "a"}, {"name": "b", "needs": ["a"]}]}))
+    assert listed.request == by_name.request
+
+
 def test_a_plan_is_a_group_and_its_tasks_in_order(store: FileStore) -> None:
     text = """
         plan: release-7
@@ -275,7 +281,8 @@ def test_what_a_task_must_have(shared: FileStore, at_fault: dict[str, str]) -> N
         ("# nothing\n", "there are no tasks"),
         ("[]", "it should be a mapping, not a list"),
         ("tasks: {}", "tasks: there are no tasks"),
-        ("tasks: [a]", "tasks: it should be a mapping, not a list"),
+        ("tasks: [a]", "tasks: a task of a list has no name"),
+        ("tasks: [{name: a}, {name: a}]", "tasks: there are two tasks 'a'"),
         ("task: {}\ntasks: {a: *x}", "line 2: this is no YAML: found undefined alias"),
         (plan({"a": {}}, taks={}), "taks: there is no such key"),
         (plan({"a": {}}, description=""), "description: instructions are empty"),
