@@ -1,4 +1,5 @@
-# Two commands: `make demo` and `make test`. Everything lives in .venv; what the machine lacks comes by its own packages.
+# Two commands: `make demo` and `make test`. `make test-all` is what comes on top: the daemons and the CLI on the oldest
+# RabbitMQ of this machine. Everything lives in .venv; what the machine lacks comes by its own packages.
 BIN := .venv/bin
 
 .PHONY: demo test test-all bench check clean
@@ -11,7 +12,10 @@ test: .venv/test
 	$(MAKE) check
 	$(BIN)/pytest -n 3 --dist loadfile
 
-test-all: test
+test-all: .venv/test
+	tests/brokers/install.sh
+	TEST_BROKER=oldest $(BIN)/pytest -n 3 --dist loadfile -k rabbitmq tests/daemons tests/test_cli.py \
+		tests/test_controls.py tests/test_plan_cli.py tests/test_pulling.py tests/test_dlq.py tests/test_doctor.py
 
 bench: .venv/test
 	tests/brokers/install.sh

@@ -28,8 +28,10 @@ def rabbitmq_installations() -> dict[str, Installation]:
 
 @pytest.fixture(scope="session")
 def rabbitmq(rabbitmq_installations: dict[str, Installation]) -> Iterator[Node]:
-    """A running node of the newest RabbitMQ, shared by the whole session: leave it running."""
-    with next(iter(rabbitmq_installations.values())).new() as node:
+    """A running node of the newest RabbitMQ, or with TEST_BROKER=oldest of the oldest, shared by the whole session:
+    leave it running."""
+    found = list(rabbitmq_installations.values())
+    with found[-1 if os.environ.get("TEST_BROKER") == "oldest" else 0].new() as node:
         yield node
 
 
