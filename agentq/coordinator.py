@@ -177,8 +177,8 @@ class Coordinator:
         status = derive(papers, utc_now())
         states = Counter(self._state_of(task.task_id) for task in papers.envelope.plan)
         started = papers.manifest is None and set(states) != {"pending"}
-        update = {"state": "processing", "waits_for": None} if started else {}
-        return status.model_copy(update={"tasks": dict(states), **update})
+        update = {"state": "processing"} if started else {}
+        return status.model_copy(update={"tasks": dict(states), "waits_for": None, **update})
 
     def _state_of(self, task_id: str) -> str:
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agentq.commit import REPORT
 from agentq.errors import Invalid
-from agentq.messages import SUMMARY_LIMIT, Artifact
+from agentq.messages import SUMMARY_LIMIT, Artifact, shorten
 from agentq.records import Records
 from agentq.runner import NOT_BEFORE
 
@@ -94,11 +94,6 @@ def summary_from(texts: Iterable[str]) -> str:
             if paragraph := " ".join(" ".join(lines).split()):
                 return shorten(paragraph, SUMMARY_LIMIT)
     return ""
-
-
-def shorten(text: str, limit: int) -> str:
-    """The text, cut to at most `limit` characters with an ellipsis."""
-    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
 def _files(folder: Path) -> Iterator[Path]:

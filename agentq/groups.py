@@ -6,7 +6,7 @@ Its own paper names all its tasks, so that whoever finds it half-registered can 
 from collections.abc import Iterable, Iterator, Sequence
 
 from agentq.commit import REPORT, commit
-from agentq.lifecycle import NEEDS
+from agentq.lifecycle import NEEDS, cancelled_because
 from agentq.messages import Completion, Envelope, Usage
 from agentq.records import Records, evidence_prefix
 
@@ -49,6 +49,7 @@ def conclude(records: Records, group: Envelope) -> Completion | None:
 def _completion(records: Records, group: Envelope, ended: Sequence[Completion]) -> Completion:
     worst = next((s for s in ("failed", "expired", "cancelled") if any(m.status == s for m in ended)), None)
     others = [m for m in ended if m.status != "completed"]
+    cancel = records.cancel(group.task_id) if worst == "cancelled" else None
     report = records.add_evidence(
         evidence_prefix(group.task_id, "plan"), REPORT, _report(group, ended), suffix=".md", made_by="daemon"
     )
@@ -60,7 +61,7 @@ def _completion(records: Records, group: Envelope, ended: Sequence[Completion]) 
         attempt=0,
         finished_at=max(m.finished_at for m in ended),
         summary=f"{len(ended) - len(others)} of {len(ended)} tasks completed",
-        reason=_reason(others),
+        reason=cancelled_because(cancel) if cancel else _reason(others),
         verified=worst is None and all(m.verified for m in ended),
         result_sha256=report.sha256,
         artifacts=(report,),

@@ -8,11 +8,10 @@ from typing import NoReturn
 from agentq.claim import end_of
 from agentq.commit import REPORT, commit, completion_of, seal, seal_as
 from agentq.errors import Conflict, Invalid
-from agentq.evidence import shorten
 from agentq.gates import look_at_gates, release
 from agentq.groups import plant
 from agentq.lifecycle import Papers, ending
-from agentq.messages import SUMMARY_LIMIT, Artifact, Completion, Envelope, sha256_hex, utc_now
+from agentq.messages import SUMMARY_LIMIT, Artifact, Completion, Envelope, sha256_hex, shorten, utc_now
 from agentq.papers import Approval, Cancel, Claim, Proposal, new_token
 from agentq.records import Records, evidence_prefix
 from agentq.settle import settle_in_store

@@ -64,6 +64,11 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def shorten(text: str, limit: int) -> str:
+    """The text, cut to at most `limit` characters with an ellipsis."""
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
 class Message(BaseModel):
     """A JSON object whose unknown fields are kept and passed on."""
 

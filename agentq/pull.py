@@ -17,11 +17,11 @@ from agentq.commit import REPORT, commit, completion_of
 from agentq.deliveries import carry_out
 from agentq.engine import Delivery, Engine, Guard
 from agentq.errors import AgentqError, Conflict, Invalid
-from agentq.evidence import SUMMARY, shorten
+from agentq.evidence import SUMMARY
 from agentq.handover import context_of
 from agentq.keeper import standing
 from agentq.lifecycle import cancelled_because
-from agentq.messages import SUMMARY_LIMIT, Artifact, Completion, Envelope, Message, Outcome, utc_now
+from agentq.messages import SUMMARY_LIMIT, Artifact, Completion, Envelope, Message, Outcome, shorten, utc_now
 from agentq.papers import Lease, Owner, new_token
 from agentq.patience import cancelled
 from agentq.records import Records, evidence_prefix

@@ -139,8 +139,15 @@ class Sweep:
             await self._settle(found)
         elif found:
             await self._hand_over(found)
-        elif papers.envelope.to == self._agent and not papers.envelope.is_group:
+        elif papers.envelope.is_group:
+            await self._finish_planting(papers.envelope)
+        elif papers.envelope.to == self._agent:
             await self._visit_unfinished(task_id, papers, idle=idle)
+
+    async def _finish_planting(self, group: Envelope) -> None:
+        """A plan whose submit died may have lost its mark too; its tasks are registered in their order."""
+        if not await patiently(functools.partial(self._records.is_registered, group.plan[-1].task_id)):
+            await self._publish(group.task_id)
 
     async def _visit_unfinished(self, task_id: str, papers: Papers, *, idle: bool) -> None:
         if self._stood_still(task_id, papers):

@@ -141,7 +141,7 @@ class Explainer:
         waiting = self.listeners(status.agent)
         behind = f", behind {before} other{'s' if before > 1 else ''}" if before else ""
         if isinstance(waiting, str):
-            return waiting, "agentq doctor"
+            return f"it is queued for {status.agent}{behind}; {waiting}", "agentq doctor"
         busy = running and waiting <= len(running)  # who has just taken one still counts as waiting
         if waiting and not before and not busy:
             return (

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ agentq complete task-123 --from implementation-worker --result-file /shared/resu
 agentq fail task-123 --from implementation-worker --reason "Could not reproduce the issue"
 agentq dlq
 """
+IN_A_MONTH = (utc_now() + timedelta(days=30)).replace(microsecond=0)
 ESCAPES = "\x1b[2J\x1b]0;mine\x07 red\r\x9b31m back\x08wards \u202etxet"
 RAW = ("\x1b", "\x07", "\r", "\x9b", "\x08", "\u202e")
 
@@ -175,7 +176,7 @@ def test_submit_shows_the_registered_envelope_with_every_flag_in_it(desk: Desk) 
         "--reply-to": "results.boss",
         "--from": "boss",
         "--traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-        "--at": "2027-01-31T18:00+01:00",
+        "--at": IN_A_MONTH.astimezone(timezone(timedelta(hours=1))).isoformat(),
         "--id": "all-of-it",
     }
     task = desk.json("submit", *IMPLEMENT, "-i", "Do it.", *(part for pair in flags.items() for part in pair))
@@ -191,7 +192,7 @@ def test_submit_shows_the_registered_envelope_with_every_flag_in_it(desk: Desk) 
         "reply_to": "results.boss",
         "expected_output": {"format": "html", "artifacts": ["patch"]},
         "labels": {"area": "stats=1", "repo": str(desk.project), "base": "main"},
-        "not_before": "2027-01-31T17:00:00Z",
+        "not_before": f"{IN_A_MONTH:%Y-%m-%dT%H:%M:%SZ}",
         "traceparent": flags["--traceparent"],
         "store": f"file://{desk.shared}",
         "version": 1,
@@ -220,9 +221,10 @@ def test_status_of_a_queued_task(desk: Desk) -> None:
 
 
 def test_status_of_a_delayed_task(desk: Desk) -> None:
-    task_id = desk.task("--at", "2027-01-31T18:00Z")
-    assert desk.ok("status", task_id).endswith("waits for: implementation-worker, delayed until 2027-01-31 18:00:00Z")
-    assert desk.json("status", task_id)["until"] == "2027-01-31T18:00:00Z"
+    task_id = desk.task("--at", IN_A_MONTH.isoformat())
+    line = f"waits for: implementation-worker, delayed until {IN_A_MONTH:%Y-%m-%d %H:%M:%SZ}"
+    assert desk.ok("status", task_id).endswith(line)
+    assert desk.json("status", task_id)["until"] == f"{IN_A_MONTH:%Y-%m-%dT%H:%M:%SZ}"
 
 
 @pytest.mark.promise("status-right")

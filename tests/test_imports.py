@@ -39,7 +39,7 @@ def ended(desk: Desk) -> str:
     return task_id
 
 
-@pytest.mark.parametrize("command", ["status", "result", "inbox", "wait"])
+@pytest.mark.parametrize("command", ["status", "result", "inbox", "wait", "why", "cancel"])
 def test_what_only_reads_imports_neither_amqp_nor_s3_nor_an_event_loop(desk: Desk, ended: str, command: str) -> None:
     desk.environment["AGENTQ_BROKER"] = "amqp://localhost/"
     assert not imported(desk, command, ended) & HEAVY
@@ -47,6 +47,13 @@ def test_what_only_reads_imports_neither_amqp_nor_s3_nor_an_event_loop(desk: Des
 
 def test_status_of_a_waiting_task_imports_nothing_heavy_either(desk: Desk) -> None:
     assert not imported(desk, "status", desk.task()) & HEAVY
+
+
+@pytest.mark.parametrize("command", ["status", "why", "cancel"])
+@pytest.mark.parametrize("gate", ["--delay=1h", "--after=first", "--requires-approval"])
+def test_what_the_papers_can_tell_or_do_needs_no_engine(desk: Desk, command: str, gate: str) -> None:
+    desk.task("--id", "first", "--delay", "1h")
+    assert not imported(desk, command, desk.task(gate)) & HEAVY
 
 
 def test_help_and_version_import_no_command(desk: Desk) -> None:

@@ -28,6 +28,6 @@ def approve(
     approval = app.hands.approve(task_id, by, digest)
     hand_over(app)
     if json:
-        echo_json(approval.model_dump(mode="json", exclude={"token"}))
+        echo_json({"task_id": task_id, **approval.model_dump(mode="json", exclude={"token"})})
     else:
         echo(f"{task_id}  approved by {approval.by}  {approval.digest[:12]}")
