@@ -178,15 +178,15 @@ class Model:
             return None
         return "failed" if statuses & {"failed", "expired"} else "cancelled" if "cancelled" in statuses else "completed"
 
-    def waits_rightly(self, task: str, lost: set[str]) -> bool:
+    def waits_rightly(self, task: str, lost: set[str], now: datetime) -> bool:
         """Whether it may still wait when nothing moves any more: for a person, or for what nobody submitted."""
         if task in lost or not self.is_registered(task):
             return True
-        state, waits_for = self.state(task, START)
+        state, waits_for = self.state(task, now)
         if self.paper(f"controls/{task}/cancel.json") or self.lost(task) or state != "pending":
             return False
         return waits_for == "approval" or (
-            waits_for == "dependencies" and all(self.waits_rightly(need, lost) for need in self.missing(task))
+            waits_for == "dependencies" and all(self.waits_rightly(need, lost, now) for need in self.missing(task))
         )
 
     def _digest(self, key: str) -> str | None:
@@ -270,7 +270,7 @@ class GatedWorld(Theatre[Gated]):
         for number in range(plan.readers):
             self._add(f"reader-{number}", self._read)
         for number in range(plan.sweepers):
-            self._add(f"sweeper-{number}", partial(self._sweep, 2))
+            self._add(f"sweeper-{number}", partial(self._sweep, 2, starts=True))
         if plan.doctor:
             self._add("doctor", self._repair, spared=True)
 
@@ -414,6 +414,9 @@ class GatedWorld(Theatre[Gated]):
             raise
         if manifest:
             self._was_told(manifest, "cancelled")
+        for task in self.tasks if target == PLAN else (target,):
+            if self.model.manifest(task) is None and not self._was_cancelled(task):
+                raise Broken(f"{target} is said to be cancelled, and {task} goes on")
         self._told_cancelled.add(target)
 
     def _end(self, hands: Hands, name: str, what: str, target: str) -> None:
@@ -464,7 +467,7 @@ class GatedWorld(Theatre[Gated]):
         if said not in known and not found_dead:
             raise Broken(f"status says {said} of {task}, which was only {known} meanwhile")
 
-    def _sweep(self, rounds: int) -> None:
+    def _sweep(self, rounds: int, *, starts: bool = False) -> None:
         process = self.stage.current.process
         claims = self._claims("sweeper", process)
 
@@ -474,8 +477,15 @@ class GatedWorld(Theatre[Gated]):
         sweep = Sweep(claims.records, self.engine, claims, AGENT, settle)  # type: ignore[arg-type]
         for number in range(rounds):
             with suppress(AgentqError):
-                run(sweep.round(idle=True) if number else sweep.recover())
+                run(sweep.recover() if starts and not number else sweep.round(idle=self._may_lose_messages()))
             self.stage.sleep(LEASE + 2 * RENEWAL + 1)
+
+    def _may_lose_messages(self) -> bool:
+        """Whether a task may be in no queue and have no mark, so that only an idle worker finds it."""
+        plan = self.scenario
+        marks = plan.doctor or any(turn.fault == "late" for turn in plan.turns)
+        altered = any(act.what in ("alter", "lose everything") for act in plan.acts)
+        return marks or altered or any(node.irreversible for node in plan.tasks)
 
     def _gives_up(self, *words: object) -> None:
         """A sweep leaves a task alone: there is no reason to, here."""
@@ -533,8 +543,11 @@ class GatedWorld(Theatre[Gated]):
             self._check_the_plans_manifest()
         if task not in self.model.nodes:
             return
-        if folder == "attempts" and not key.endswith(".end.json"):
-            self._check_the_claim(task, self.model.attempts(task)[-1][0])
+        if folder == "attempts" and key.rsplit("/", 1)[1].removesuffix(".json").isdigit():
+            *earlier, (paper, _) = self.model.attempts(task)
+            if any(end is None for _, end in earlier):
+                raise Broken(f"attempt {paper['attempt']} of {task} follows one that has not ended")
+            self._check_the_claim(task, paper)
         if folder == "results":
             self._check_the_manifest(task)
         self._look_at(task)
@@ -599,7 +612,8 @@ class GatedWorld(Theatre[Gated]):
                 raise Broken(f"the manifest of {task} is not what was sealed")
             self._check_why(task, manifest, attempts)
             return
-        if paper["owner"]["started"] != manifest["from"] or (task, number) not in self.runs:
+        ran = (task, number) in self.runs or manifest["status"] == "cancelled"  # just before its agent was started
+        if paper["owner"]["started"] != manifest["from"] or not ran:
             raise Broken(f"the manifest of {task} is not of who ran attempt {number}")
         if manifest["status"] == "cancelled" and not self._was_cancelled(task):
             raise Broken(f"{task} was stopped as cancelled, and nobody asked")
@@ -648,10 +662,11 @@ class GatedWorld(Theatre[Gated]):
         if fails or any(act.what in ("alter", "lose everything") for act in self.scenario.acts):
             return
         for task in self.tasks:
-            if self.model.manifest(task) is None and not self.model.waits_rightly(task, set()):
+            if self.model.manifest(task) is None and not self.model.waits_rightly(task, set(), self.now()):
                 raise Broken(f"{task} is left to a sweep: {self.model.state(task, self.now())}")
 
     def _check_the_end(self) -> None:
+        self._check_the_deadlines()
         list(Coordinator(self.records).inbox(COORDINATOR))  # who removes the notes of deadlines that have passed
         forgotten = {task for task in self.tasks if self._was_forgotten(task)}
         for task in self.tasks:
@@ -662,6 +677,14 @@ class GatedWorld(Theatre[Gated]):
         self._check_what_people_were_told()
         if self.engine.messages:
             raise Broken(f"{len(self.engine.messages)} messages go round for ever")
+
+    def _check_the_deadlines(self) -> None:
+        """Who settles a task forgets its deadline; a second submit, or an opened gate, may note one that passes."""
+        for task, node in self.model.nodes.items() if self.scenario.registered else ():
+            gated = node.needs or self.model.needs_approval(task)
+            noted = any(key.startswith("expiring/") and key.endswith(f"_{task}") for key in self.objects)
+            if noted and self.model.manifest(task) and not gated:
+                raise Broken(f"the deadline of {task} is left")
 
     def _was_forgotten(self, task: str) -> bool:
         """A submit died in the very moment in which `doctor` removed its marks: nobody was told of a task."""
@@ -675,7 +698,7 @@ class GatedWorld(Theatre[Gated]):
                 raise Broken(f"somebody was told that there is {task}")
             return
         if manifest is None:
-            if not self.model.waits_rightly(task, forgotten):
+            if not self.model.waits_rightly(task, forgotten, self.now()):
                 raise Broken(f"{task} is left behind: {self.model.state(task, self.now())}")
             return
         if self.model.lost(task) and any(t == task for t, _ in self.runs):
@@ -712,7 +735,8 @@ class GatedWorld(Theatre[Gated]):
 
     def _reminds_of(self, key: str) -> Iterator[str]:
         folder, *_, name = key.split("/")
-        if folder in ("open", "outbox", "waits"):
+        late = any(turn.fault == "late" for turn in self.scenario.turns)
+        if folder in ("open", "outbox") or (folder == "waits" and not late):  # nobody looks for a mark that came late
             yield name
         elif folder == "expiring":
             yield name.partition("_")[2]

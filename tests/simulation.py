@@ -109,6 +109,8 @@ class MemoryStore:
         def replace() -> None:
             _must_be_mutable(key)
             self.objects[key] = data
+            if key.endswith(".lease.json"):
+                self._written(key)
 
         self._seam(replace, writes=True)
 

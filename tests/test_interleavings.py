@@ -14,6 +14,8 @@ from tests.simulation import Fault, HandPlan, Plan, Scenario, Turn, World
 
 EXAMPLES = int(os.environ.get("INTERLEAVINGS", "400"))
 
+pytestmark = [pytest.mark.timeout(0)] if "INTERLEAVINGS" in os.environ else []
+
 FAULTS = ("crash-before", "crash-after", "lost-answer", "refused", "late")
 MOMENTS = (0.0, 4.0, 12.0, 26.0)
 
@@ -274,6 +276,10 @@ KNOWN_OVER_GATES: dict[str, tuple[Gated, list[tuple[Turn, ...]]]] = {
     "a submit of a plan dies while doctor removes the marks of what is not registered": (
         replace(SUBMITTED, doctor=True, stalls=True),
         orders("crash-after", first=0, second=2),
+    ),
+    "a submit of a plan dies, and doctor has removed its mark": (
+        replace(SUBMITTED, doctor=True, stalls=True),
+        [(writes(0, 1), writes(2, 3), writes(0, number, "crash-after")) for number in range(1, 16)],
     ),
     "the last two tasks of a plan end in the same moment": (
         Gated(tasks=DIAMOND[:2], plan=True, workers=0, acts=(Act("completed"), Act("failed", target=1))),
