@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from agentq.commit import REPORT, commit
 from agentq.lifecycle import NEEDS, cancelled_because
 from agentq.messages import Completion, Envelope, Usage
+from agentq.papers import Cancel
 from agentq.records import Records, evidence_prefix
 
 NAMED = 3
@@ -35,8 +36,15 @@ def plant(records: Records, group: Envelope) -> list[Envelope]:
     return unpublished
 
 
+def ask_members(records: Records, group: Envelope, cancel: Cancel) -> None:
+    """Ask to cancel every task of a group that has not ended, those first that wait for the others."""
+    for task in reversed(group.plan):
+        if records.manifest(task.task_id) is None:
+            records.ask_cancel(task.task_id, cancel)
+
+
 def conclude(records: Records, group: Envelope) -> Completion | None:
-    """Commit a group all of whose tasks have ended; every hand that does so brings the same bytes."""
+    """Commit a group all of whose tasks have ended; of several hands that do so the first one holds."""
     ended = []
     for task in reversed(group.plan):  # the last ones end last
         manifest = records.manifest(task.task_id)

@@ -9,7 +9,7 @@ from agentq.claim import end_of
 from agentq.commit import REPORT, commit, completion_of, seal, seal_as
 from agentq.errors import Conflict, Invalid
 from agentq.gates import look_at_gates, release
-from agentq.groups import plant
+from agentq.groups import ask_members, plant
 from agentq.lifecycle import Papers, ending
 from agentq.messages import SUMMARY_LIMIT, Artifact, Completion, Envelope, sha256_hex, shorten, utc_now
 from agentq.papers import Approval, Cancel, Claim, Proposal, new_token
@@ -54,19 +54,19 @@ class Hands:
         papers = self._records.known(task_id)
         if papers.manifest:
             return self._cancelled(papers.manifest)
-        self._records.ask_cancel(task_id, Cancel(token=new_token(), by=by, at=utc_now(), reason=reason))
+        cancel = Cancel(token=new_token(), by=by, at=utc_now(), reason=reason)
+        cancel = self._records.ask_cancel(task_id, cancel)
         if papers.envelope.is_group:
-            plant(self._records, papers.envelope)  # what is registered later would not be cancelled
-            why = reason or f"{task_id} was cancelled"
-            for task in reversed(papers.envelope.plan):  # first those that wait for the others
-                self._cancel_member(task.task_id, by, why)
+            self._cancel_members(papers.envelope, cancel)
         manifest = self._end_overdue(task_id)
         return self._cancelled(manifest) if manifest else None
 
-    def _cancel_member(self, task_id: str, by: str, reason: str) -> None:
-        if self._records.manifest(task_id) is None:
-            self._records.ask_cancel(task_id, Cancel(token=new_token(), by=by, at=utc_now(), reason=reason))
-            self._end_overdue(task_id)
+    def _cancel_members(self, group: Envelope, cancel: Cancel) -> None:
+        plant(self._records, group)  # what is registered later would not be cancelled
+        ask_members(self._records, group, cancel)
+        for task in reversed(group.plan):
+            if self._records.manifest(task.task_id) is None:
+                self._end_overdue(task.task_id)
 
     def _end_overdue(self, task_id: str) -> Completion | None:
         """The manifest of a task that is not running, which is sealed now unless it has one."""

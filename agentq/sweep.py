@@ -13,7 +13,7 @@ from agentq.claim import Claims, Park, Settle
 from agentq.engine import Engine
 from agentq.errors import EngineUnavailable, Invalid, Unavailable
 from agentq.gates import look_at_gates
-from agentq.groups import plant
+from agentq.groups import ask_members, plant
 from agentq.lifecycle import Papers
 from agentq.messages import Completion, Envelope, parse_envelope
 from agentq.patience import patiently
@@ -141,6 +141,9 @@ class Sweep:
             await self._hand_over(found)
         elif papers.envelope.is_group:
             await self._finish_planting(papers.envelope)
+            if papers.cancel:  # whoever asked for it may have died half-way; its tasks are looked at in their turn
+                ask = functools.partial(ask_members, self._records, papers.envelope, papers.cancel)
+                await patiently(ask)
         elif papers.envelope.to == self._agent:
             await self._visit_unfinished(task_id, papers, idle=idle)
 

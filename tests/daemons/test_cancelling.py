@@ -1,6 +1,7 @@
 """Cancelling a task whose agent runs, or has run: whatever the agent does against it, nothing of it is left."""
 
 import asyncio
+import json
 from pathlib import Path
 from signal import SIGKILL
 from unittest import mock
@@ -251,3 +252,17 @@ def test_at_the_same_moment_there_is_one_of_both_results(deployment: Deployment)
         assert (status, code) in (("completed", 0), ("completed", 5), ("cancelled", 0))
         deployment.check(task, status, starts=[1], attempt=1)
     deployment.rest()
+
+
+@pytest.mark.promise("cancel")
+@pytest.mark.parametrize("step", ["put_new controls/p/cancel.json", "put_new controls/p.b/cancel.json"])
+def test_a_cancel_of_a_plan_that_dies_half_way_is_finished_by_a_sweep(deployment: Deployment, step: str) -> None:
+    task = {"to": deployment.agent, "type": "work", "instructions": "hold never\n"}
+    path = deployment.home / "plan.json"
+    path.write_text(json.dumps({"plan": "p", "defaults": task, "tasks": {"a": {}, "b": {}}}))
+    assert deployment.cli("plan", "submit", str(path)).returncode == 0
+    assert deployment.cli("cancel", "p", "--by", "alice", faults=(f"die after {step}",)).returncode == -SIGKILL
+    deployment.start_worker()
+    assert deployment.ended("p").status == "cancelled"
+    assert deployment.cli("status", "p.a").stdout.split()[1] == "cancelled"
+    assert not deployment.left_processes()
