@@ -7,7 +7,7 @@ from itertools import islice
 
 from agentq.coordinator import Coordinator
 from agentq.errors import NotFound
-from agentq.lifecycle import Status
+from agentq.lifecycle import NEEDS, Status
 from agentq.messages import PRIORITIES, Message, utc_now
 from agentq.records import Records
 
@@ -48,7 +48,13 @@ class Explainer:
             return f"dead-lettered, because {reason}", f"agentq dlq show {task_id}"
         if status.state == "completed":
             return f"{reason}, {'verified' if status.verified else 'unverified'}", f"agentq result {task_id}"
-        return reason, f"agentq {'result' if status.tasks else 'retry'} {task_id}"
+        needed = self._lost(task_id) if reason.startswith(NEEDS) else None
+        return reason, f"agentq why {needed}" if needed else f"agentq {'result' if status.tasks else 'retry'} {task_id}"
+
+    def _lost(self, task_id: str) -> str | None:
+        """What it needed that did not complete: trying again makes no sense before that."""
+        needs = self.records.known(task_id).needs
+        return next((n.task_id for n in needs if n.manifest and n.manifest.status != "completed"), None)
 
     # ------------------------------------------------------------------ open
 

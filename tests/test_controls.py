@@ -644,6 +644,15 @@ def test_why_a_task_ended(desk: Desk, engine: dict[str, str], status: Outcome, s
     assert why(desk, task_id, **engine) == (said, f"agentq {then} {task_id}")
 
 
+def test_why_a_task_ended_with_another_one_leads_to_that_one(desk: Desk) -> None:
+    desk.task("--id", "first")
+    desk.task("--id", "second", "--after", "first")
+    desk.ok("cancel", "first", "--reason", "enough")
+    found = desk.json("why", "second")
+    assert found["reason"].startswith("it needs first, which was cancelled")
+    assert found["next"] == "agentq why first"
+
+
 def test_why_a_task_is_not_in_its_queue(desk: Desk, engine: dict[str, str]) -> None:
     task_id = desk.task()
     desk.records.unpublish(task_id)

@@ -20,14 +20,21 @@ from typing import Any
 
 import agentq.app
 import agentq.attempt
+import agentq.cli.approve
+import agentq.cli.cancel
+import agentq.cli.claim
 import agentq.cli.complete
 import agentq.cli.doctor
+import agentq.cli.plan
 import agentq.cli.status
 import agentq.cli.submit
 import agentq.cli.worker
 import agentq.doctor
 import agentq.engines.rabbitmq
 import agentq.engines.sqlite
+import agentq.hands
+import agentq.plans
+import agentq.pull
 import agentq.runners.command
 import agentq.stores.file
 import agentq.worker
