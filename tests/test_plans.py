@@ -17,7 +17,8 @@ from agentq import plans
 from agentq.context import CONTEXT_LIMIT
 from agentq.errors import Invalid
 from agentq.messages import ENVELOPE_LIMIT, Envelope, sha256_hex
-from agentq.plans import PLAN_KEYS, PLAN_LIMIT, TASK_KEYS, TASKS_LIMIT, Planned, read_plan
+from agentq.planfile import PLAN_LIMIT
+from agentq.plans import PLAN_KEYS, TASK_KEYS, TASKS_LIMIT, Planned, read_plan
 from agentq.request import DO_CONTEXT, MOVED
 from agentq.stores.file import FileStore
 
