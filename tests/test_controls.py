@@ -644,6 +644,15 @@ def test_why_a_task_ended(desk: Desk, engine: dict[str, str], status: Outcome, s
     assert why(desk, task_id, **engine) == (said, f"agentq {then} {task_id}")
 
 
+@pytest.mark.parametrize("flag", ["--delay", "--at"])
+def test_a_wait_that_ends_before_the_task_may_start_is_refused(desk: Desk, flag: str) -> None:
+    later = (flag, "1h" if flag == "--delay" else f"{utc_now() + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}")
+    before = desk.files()
+    done = desk.run("submit", *IMPLEMENT, "-i", "Do it.", *later, "--wait-timeout", "10m")
+    assert (done.code, "ends before the task may start" in done.err) == (3, True)
+    assert desk.files() == before
+
+
 def test_why_a_task_ended_with_another_one_leads_to_that_one(desk: Desk) -> None:
     desk.task("--id", "first")
     desk.task("--id", "second", "--after", "first")

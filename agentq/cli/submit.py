@@ -1,6 +1,7 @@
 """`agentq submit`."""
 
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ from agentq.cli.terms import (
     echo,
     echo_json,
     hand_over,
+    not_before,
     say,
     seconds,
 )
@@ -122,7 +124,7 @@ def submit(
         raise Invalid(
             "--run-if says what becomes of --after, and there is none", hint="Give --after ID, or leave it out."
         )
-    limit = None if wait_timeout is None else seconds("--wait-timeout", wait_timeout)
+    limit = _patience(wait_timeout, delay, at)
     if instructions is None and context is None:
         raise Invalid("there is nothing to do", hint="Say what: --instructions TEXT, --file PATH, or both.")
     envelope = _envelope(
@@ -208,12 +210,23 @@ def _context(app: "App", file: str | None, ref: str | None) -> "tuple[Context | 
 
 
 def _start(delay: str | None, at: str | None) -> dict[str, Any]:
-    if delay is not None and at is not None:
-        raise Invalid("--delay and --at name two times", hint="Give one of them.")
     return {
         "delay_seconds": None if delay is None else seconds("--delay", delay),
         "not_before": None if at is None else ahead("--at", at),
     }
+
+
+def _patience(wait_timeout: str | None, delay: str | None, at: str | None) -> float | None:
+    """The seconds of `--wait-timeout`; raises Invalid when they end before the task may start."""
+    start = not_before(delay, at)
+    if wait_timeout is None:
+        return None
+    limit = seconds("--wait-timeout", wait_timeout)
+    if start and start > datetime.now(UTC) + timedelta(seconds=limit):
+        raise Invalid(
+            f"--wait-timeout {wait_timeout} ends before the task may start", hint="Wait longer, or leave it out."
+        )
+    return limit
 
 
 def _labels(pairs: list[str], repo: str | None, base: str | None) -> dict[str, str]:

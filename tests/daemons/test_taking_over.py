@@ -37,6 +37,20 @@ def test_an_attempt_that_comes_back_after_its_guard(deployment: Deployment) -> N
     deployment.rest()
 
 
+@pytest.mark.promise("taken-over")
+def test_a_silent_owners_agent_on_this_host_is_stopped_before_the_next_one_starts(deployment: Deployment) -> None:
+    owner = deployment.start_worker()
+    task = deployment.submit(*WORK)
+    deployment.has_guard(task)
+    deployment.is_renewed(task)
+    owner.send(SIGSTOP)  # its agent goes on
+    deployment.start_worker()
+    manifest = deployment.ended(task)
+    assert (manifest.attempt, deployment.starts(task)) == (2, [1, 2])
+    assert deployment.notes(task, "overlap") == []
+    assert deployment.papers(task).attempts[0].end.stopped == "presumed"  # type: ignore[union-attr]
+
+
 def test_an_attempt_that_comes_back_and_never_had_a_guard(deployment: Deployment) -> None:
     """Its renewals hang, and with them the message it holds; another worker's sweep notices the silence."""
     deployment.start_worker("stall before put attempts/*/1.lease.json")
