@@ -64,7 +64,7 @@ class Hands:
     def _cancel_members(self, group: Envelope, cancel: Cancel) -> None:
         plant(self._records, group)  # what is registered later would not be cancelled
         ask_members(self._records, group, cancel)
-        for task in reversed(group.plan):
+        for task in group.plan:
             if self._records.manifest(task.task_id) is None:
                 self._end_overdue(task.task_id)
 

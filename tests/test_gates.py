@@ -418,6 +418,14 @@ def test_cancelling_a_plan_cancels_its_tasks(
     assert (found.status, manifest(records, "p.b").status) == ("cancelled", "completed")
 
 
+def test_what_is_remembered_of_a_plan_is_what_stands_there(records: Records, coordinator: Coordinator) -> None:
+    coordinator.register_plan(plan(*FAN), {})
+    assert records.envelope("p") is records.envelope("p")
+    altered = records.store.objects["tasks/p.json"].replace(b"The tasks.", b"Others.")  # type: ignore[attr-defined]
+    records.store.objects["tasks/p.json"] = altered  # type: ignore[attr-defined]
+    assert [e.instructions for e in (records.envelope("p"), records.envelope("p")) if e] == ["Others."] * 2
+
+
 def test_a_plan_is_neither_delivered_nor_ended_by_hand(
     records: Records, coordinator: Coordinator, hands: Hands, claims: Claims
 ) -> None:
