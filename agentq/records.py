@@ -52,7 +52,7 @@ class Records:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._group: tuple[bytes, Envelope | None] = (b"", None)
+        self._group: tuple[bytes, Envelope] | None = None
 
     # ------------------------------------------------------------------ agreement
 
@@ -97,7 +97,7 @@ class Records:
         data = self.store.get(key)
         if data is None:
             return None
-        if data == self._group[0]:
+        if self._group and data == self._group[0]:
             return self._group[1]
         with _damage(key):
             envelope = Envelope.model_validate_json(data)
