@@ -20,6 +20,8 @@ from agentq.settle import settle_in_store
 
 SILENT = 2.0
 """After how many leases without a renewal whoever waits for a cancelled task takes its worker for gone."""
+SHARE, LONGEST_PAUSE = 0.1, 30.0
+"""The share of its time that whoever waits spends on looking at all papers, and the longest pause in that; seconds."""
 PLAN_LIMIT = 16 * 1024 * 1024
 
 
@@ -237,13 +239,11 @@ class Coordinator:
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         waiting, ended = dict.fromkeys(task_ids), dict[str, Completion]()
-        wanted, pause, silent = len(waiting) if enough is None else enough, 0.05, _Silent(self._records)
+        wanted, pause, waiter = len(waiting) if enough is None else enough, 0.05, _Waiter(self._records, self.result)
         while True:
             for task_id in [i for i in waiting if i not in ended]:
-                with contextlib.suppress(NothingYet):
-                    ended[task_id] = self.result(task_id)
-                if task_id not in ended:
-                    silent.look(task_id)
+                if found := waiter.look(task_id):
+                    ended[task_id] = found
             between()
             left = pause if deadline is None else min(pause, deadline - time.monotonic())
             if len(ended) >= wanted or left <= 0:
@@ -281,13 +281,31 @@ class Coordinator:
 
 
 @dataclass(slots=True)
-class _Silent:
-    """Notices while waiting that the worker of a cancelled task is gone: nobody else may be there to do so."""
+class _Waiter:
+    """Looks again and again at tasks that somebody waits for, and ends what nobody else may be there to end.
+
+    At their results each time; at all their papers, which may be those of a thousand tasks, for a share of its time.
+    """
 
     records: Records
+    result: Callable[[str], Completion]
+    again: dict[str, float] = field(default_factory=dict)
     seen: dict[str, tuple[tuple[int, int], float]] = field(default_factory=dict)
 
-    def look(self, task_id: str) -> None:
+    def look(self, task_id: str) -> Completion | None:
+        """The task's result, None while there is none; raises NotFound."""
+        now = time.monotonic()
+        if now < self.again.get(task_id, now):
+            return self.records.manifest(task_id)
+        try:
+            return self.result(task_id)
+        except NothingYet:
+            self._end_silent(task_id)
+        took = time.monotonic() - now
+        self.again[task_id] = now + min(LONGEST_PAUSE, took / SHARE)
+        return None
+
+    def _end_silent(self, task_id: str) -> None:
         """End the attempt of a cancelled task whose lease stood still for long, by this process's own clock."""
         papers = self.records.papers(task_id)
         if papers is None or papers.cancel is None or papers.running is None or papers.last is None:
