@@ -327,7 +327,8 @@ async def test_a_flood_over_the_limit_is_stopped(job: Job) -> None:
 
 
 async def test_the_limit_holds_for_the_last_words_too(job: Job) -> None:
-    ran = await sh(dataclasses.replace(job, output_limit=10), "printf 12345678; printf 9ab >&2")
+    after_the_end = "(while kill -0 $$ 2>/dev/null; do :; done; printf 9ab >&2) & printf 12345678"
+    ran = await sh(dataclasses.replace(job, output_limit=10), after_the_end)
     assert (ran.ended, ran.reason, ran.exit_code) == ("failed", "printed more than 10 bytes", 0)
     assert job.transcript.stat().st_size == 10
 
