@@ -281,5 +281,5 @@ def backoff(
 
 
 def earlier_reasons(attempts: Sequence[Attempt]) -> list[str]:
-    """One line per ended attempt, for the prompt of the next one."""
+    """One line for each attempt that ended without a result, oldest first."""
     return [f"attempt {a.number}: {a.end.reason}" for a in attempts if a.end]
