@@ -14,7 +14,7 @@ from agentq.messages import Name
 
 FILE_NAME = "agentq.toml"
 PROFILE_NAME = "worker.toml"
-FROM_ENVIRONMENT = ("broker", "store", "namespace", "coordinator", "workers", "data")
+FROM_ENVIRONMENT = ("broker", "store", "namespace", "coordinator", "workers", "data", "keys")
 LOGIN_FROM_ENVIRONMENT = ("user", "password", "vhost")
 PASSED_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TERM", "TMPDIR", "USER", "SHELL", "TZ", "SSL_CERT_FILE")
 
@@ -41,6 +41,19 @@ class RabbitMQSection(Section):
     verify: bool = True
 
 
+class S3Section(Section):
+    """How to reach an S3 store; what is not set here is found as every AWS tool finds it. Times are seconds."""
+
+    endpoint: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    addressing: Literal["path", "virtual"] | None = None
+    ca_file: Path | None = None
+    verify: bool = True
+    timeout: Positive = 10.0
+    retry_seconds: Positive = 30.0
+
+
 class Settings(Section):
     """Everything that says where the engine and the store are, and who is who."""
 
@@ -52,7 +65,11 @@ class Settings(Section):
     require_profiles: bool = False
     workers: Path | None = None
     data: Path
+    keys: Path | None = None
+    require_signatures: bool = False
+    umask: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "077"
     rabbitmq: RabbitMQSection = RabbitMQSection()
+    s3: S3Section = S3Section()
     source: str = "defaults"
 
     @field_validator("broker", mode="before")
@@ -165,7 +182,9 @@ def _set_ones(environ: Mapping[str, str], prefix: str, keys: tuple[str, ...]) ->
 
 def _relative_to(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     """Paths in a settings file are relative to it."""
-    anchored = {key: str(folder / values[key]) for key in ("workers", "data") if isinstance(values.get(key), str)}
+    anchored = {
+        key: str(folder / values[key]) for key in ("workers", "data", "keys") if isinstance(values.get(key), str)
+    }
     store = values.get("store")
     if isinstance(store, str) and store and "://" not in store:
         anchored["store"] = str(folder / store)
@@ -201,11 +220,13 @@ class EvidenceSection(Section):
 
 
 class LimitsSection(Section):
-    """How long, how much and how many at once. Times are seconds."""
+    """How long, how much and how many at once. Times are seconds; `attempt_bytes` bounds all that an attempt leaves."""
 
     timeout_seconds: Positive = 7200.0
     silence_seconds: Positive | None = None
     output_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
+    artifact_bytes: Annotated[int, Field(gt=0)] = 1024**3
+    attempt_bytes: Annotated[int, Field(gt=0)] = 4 * 1024**3
     parallel: Annotated[int, Field(ge=1, le=64)] = 1
     drain_seconds: Positive | None = None
     lease_seconds: Positive = 20.0
@@ -237,6 +258,15 @@ class EnvironmentSection(Section):
     set: dict[str, str] = Field(default_factory=dict)
 
 
+class SignaturesSection(Section):
+    """Whose tasks are run: with `required` only signed ones, of the keys' names in `from` for the types named there."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    required: bool = False
+    from_: dict[Name, tuple[Name | Literal["*"], ...]] = Field(default_factory=dict, alias="from")
+
+
 class Profile(Section):
     """A worker: a folder with `worker.toml` and `prompt.md`."""
 
@@ -249,6 +279,7 @@ class Profile(Section):
     limits: LimitsSection = LimitsSection()
     retry: RetrySection = RetrySection()
     environment: EnvironmentSection = EnvironmentSection()
+    signatures: SignaturesSection = SignaturesSection()
     folder: Path
     prompt: str
 

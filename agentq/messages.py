@@ -82,6 +82,15 @@ class Message(BaseModel):
             raise Invalid("it has half a character in it, or is nested too deeply, to be written as JSON") from error
 
 
+class Signature(Message):
+    """Who signed a message: the key's name and id, and the Ed25519 signature (RFC 8032) in base64."""
+
+    by: Name
+    key: str
+    algorithm: Literal["Ed25519"] = "Ed25519"
+    value: str
+
+
 class ExpectedOutput(Message):
     """What a result must bring: the report's format and the names of the artifacts."""
 
@@ -202,6 +211,7 @@ class Completion(Message):
     """How a task ended: the manifest in the store and the notice to the coordinator are both this.
 
     `given_up` says that agentq failed it (attempts used up, or nothing may run it), so that it is dead-lettered.
+    `envelope_sha256` is the digest of the registered envelope that it answers, `signature` covers all but itself.
     Of a cancelled attempt `stopped` says whether its process tree is proven gone, `stop_seconds` how long that took.
     """
 
@@ -222,6 +232,8 @@ class Completion(Message):
     stop_seconds: float | None = None
     artifacts: tuple[Artifact, ...] = ()
     usage: Usage = Usage()
+    envelope_sha256: str | None = None
+    signature: Signature | None = None
 
     def artifact(self, name: str) -> Artifact | None:
         """The artifact of that name, None when there is none."""
