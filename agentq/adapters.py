@@ -3,22 +3,32 @@
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from agentq.config import Settings, absolute
+from agentq.config import S3Section, Settings, absolute
 from agentq.engine import Engine
 from agentq.errors import Invalid
 from agentq.store import Store
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, s3: S3Section) -> Store:
     """The store behind a URL or a path; raises Invalid for a kind that does not exist."""
+    scheme, found, rest = url.partition("://")
+    if scheme == "s3" and found:
+        return _open_s3(url, s3)
     from agentq.stores.file import FileStore
 
-    scheme, found, rest = url.partition("://")
     if not found:
         return FileStore(absolute(url))
     if scheme == "file" and rest.removeprefix("localhost").startswith("/"):
         return FileStore(Path(unquote(rest.removeprefix("localhost"))))
-    raise Invalid(f"there is no store behind such {scheme}:// URLs", hint="Use a path or file:///path.")
+    raise Invalid(
+        f"there is no store behind such {scheme}:// URLs", hint="Use a path, file:///path or s3://bucket/prefix."
+    )
+
+
+def _open_s3(url: str, section: S3Section) -> Store:
+    from agentq.stores.s3 import S3Store
+
+    return S3Store(url, section)
 
 
 def open_engine(settings: Settings) -> Engine:

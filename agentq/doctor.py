@@ -1,18 +1,22 @@
 """What `doctor` looks at: the engine, the store, and papers that somebody left half-way."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from agentq.engine import Engine, Health
-from agentq.errors import AgentqError, EvidenceError
+from agentq.errors import AgentqError, EvidenceError, StoreUnavailable, Unavailable
 from agentq.gates import look_at_gates
 from agentq.groups import plant
 from agentq.lifecycle import Papers, ending, is_silent
 from agentq.messages import Completion, Envelope, utc_now
-from agentq.papers import new_token
+from agentq.proof import prove
 from agentq.records import Records
 from agentq.settle import publish, settle
+
+STALE_SECONDS = 86_400.0
+"""After so long a writer that has not finished an object is dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,11 @@ class Findings:
         engine_well = self.health is not None and not self.health.missing
         return engine_well and self.store_error is None and not self.ailments
 
+    @property
+    def unreachable(self) -> bool:
+        """True when it is the engine or the store that has to come back first."""
+        return self.engine_error is not None or isinstance(self.store_error, Unavailable)
+
 
 async def examine(records: Records, engine: Engine, agents: Sequence[str]) -> Findings:
     """Look at everything and change nothing, but for a probe that is put into the store and removed."""
@@ -49,23 +58,11 @@ async def examine(records: Records, engine: Engine, agents: Sequence[str]) -> Fi
     except AgentqError as error:
         findings.engine_error = error
     try:
-        await asyncio.to_thread(_probe, records)
+        await asyncio.to_thread(prove, records.store)
         findings.ailments = await asyncio.to_thread(lambda: list(ailments(records)))
     except AgentqError as error:
         findings.store_error = error
     return findings
-
-
-def _probe(records: Records) -> None:
-    """Prove that the store keeps the one promise everything rests on: the second creator of a paper loses."""
-    key, first, second = f"probes/{new_token()}", new_token().encode(), new_token().encode()
-    try:
-        if records.create(key, first) is not None or records.create(key, second) != first:
-            raise EvidenceError(
-                f"{records.store.url} lets a second hand replace a paper", hint="Do not use this store for agentq."
-            )
-    finally:
-        records.store.delete(key)
 
 
 def ailments(records: Records) -> Iterator[Ailment]:
@@ -89,6 +86,9 @@ def _ailment(task_id: str, papers: Papers | None, *, published: bool) -> Ailment
         return Ailment(task_id, "unsettled", f"is {papers.manifest.status}, but not settled")
     if papers.seal:
         return Ailment(task_id, "uncommitted", f"is sealed as {papers.seal.completion.status}, but not committed")
+    if papers.moved_to:
+        what = f"is half-way to {papers.moved_to}: agentq store copy {task_id} --to {papers.moved_to} goes on"
+        return Ailment(task_id, "moving", what, mendable=False)
     if papers.envelope.is_group:
         return None if published else Ailment(task_id, "unplanted", "is a plan whose tasks are not all registered")
     if over := ending(papers, utc_now()):
@@ -114,11 +114,19 @@ async def repair(records: Records, engine: Engine, findings: Findings) -> list[s
         if papers and _waits_in_a_queue(papers):
             await publish(records, engine, papers.envelope)
             done.append(f"{task_id}  published again")
-    return done
+    return done + await asyncio.to_thread(_tidied, records)
+
+
+def _tidied(records: Records) -> list[str]:
+    """One line when something was removed that dead writers left; who may not look there leaves it to the store."""
+    with contextlib.suppress(StoreUnavailable):
+        if count := records.store.remove_temporaries(STALE_SECONDS):
+            return [f"{count} half-written objects of dead writers removed"]
+    return []
 
 
 def _waits_in_a_queue(papers: Papers) -> bool:
-    over = papers.manifest or papers.running or papers.seal or papers.envelope.is_group
+    over = papers.manifest or papers.running or papers.seal or papers.moved_to or papers.envelope.is_group
     return not over and papers.is_open
 
 

@@ -460,6 +460,16 @@ def test_deleting_removes_empty_folders_but_none_at_the_top(store: FileStore) ->
     assert list((store.root / "attempts").iterdir()) == []
 
 
+def test_a_listing_does_not_show_what_was_deleted_before_it_came_there(store: FileStore) -> None:
+    for number in range(20):
+        store.put(f"open/{number:02}/a", b"")
+    listing = store.keys("open/")
+    seen = [next(listing)]
+    for number in range(1, 20):
+        store.delete(f"open/{number:02}/a")
+    assert [*seen, *listing] == ["open/00/a"]
+
+
 def test_a_writer_copes_with_its_folder_vanishing_under_it(store: FileStore) -> None:
     threads, rounds = 8, 150
     barrier = threading.Barrier(threads)

@@ -43,7 +43,7 @@ def doctor(
 
 
 def _code(findings: "Findings") -> int:
-    if findings.engine_error or findings.store_error:
+    if findings.unreachable:
         return ExitCode.UNAVAILABLE
     return ExitCode.OK if findings.well else ExitCode.NEEDS_MENDING
 
@@ -65,7 +65,7 @@ def _print(app: Any, findings: "Findings", done: list[str]) -> None:
     if findings.store_error:
         _print_error("store", findings.store_error)
     else:
-        echo(f"store     ok: {app.store.url}")
+        echo(f"store     ok: {app.store.place}, put-if-absent proven")
     for ailment in findings.ailments:
         echo(f"papers    {ailment.task_id} {one_line(ailment.what)}{'' if ailment.mendable else ' (not by --repair)'}")
     if not findings.ailments and not findings.store_error:
@@ -81,6 +81,8 @@ def _print_error(what: str, error: AgentqError) -> None:
 
 
 def _all_for_hands(findings: "Findings") -> bool:
+    if findings.store_error:
+        return True
     missing = findings.health is not None and bool(findings.health.missing)
     return not missing and not any(ailment.mendable for ailment in findings.ailments)
 

@@ -11,7 +11,7 @@ from agentq.errors import Conflict, Invalid
 
 if TYPE_CHECKING:
     from agentq.app import App
-    from agentq.config import RabbitMQSection
+    from agentq.config import Section
     from agentq.engine import Declared
 
 app = command()
@@ -98,16 +98,18 @@ def _toml(app: "App") -> str:
         "namespace": settings.namespace,
         "coordinator": settings.coordinator,
         "agents": list(settings.agents),
+        "require_signatures": settings.require_signatures or None,
         "workers": str(settings.workers.absolute()) if settings.workers else None,
     }
     lines = ["# agentq: where the engine and the store are. Flags and AGENTQ_* hold over this file."]
     lines += _lines(values)
-    if section := _lines(_changed(settings.rabbitmq)):
-        lines += ["", "[rabbitmq]", *section]
+    for name, section in (("rabbitmq", settings.rabbitmq), ("s3", settings.s3)):
+        if changed := _lines(_changed(section)):
+            lines += ["", f"[{name}]", *changed]
     return "\n".join(lines) + "\n"
 
 
-def _changed(section: "RabbitMQSection") -> dict[str, Any]:
+def _changed(section: "Section") -> dict[str, Any]:
     return section.model_dump(mode="json", exclude={"password"}, exclude_defaults=True)
 
 

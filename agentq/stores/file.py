@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import os
-import re
 import secrets
 import stat
 import time
@@ -14,19 +13,18 @@ from typing import BinaryIO, NoReturn, TypeVar
 from urllib.parse import unquote
 
 from agentq.errors import Invalid, StoreUnavailable
-from agentq.store import Stored
+from agentq.store import Stored, is_segment, segments, unwatched
+from agentq.stores.source import open_source, read_source
 
-_CHUNK = 1 << 20
 _FOLDER_RACES = 100
 _TEMPORARY = ".tmp-"
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 _WHY = {
-    errno.ENOSPC: ("the store's disk is full", "free some space (`agentq gc` removes old tasks), then repeat"),
-    errno.EDQUOT: ("the store's disk quota is used up", "free some space (`agentq gc` removes old tasks), then repeat"),
+    errno.ENOSPC: ("the store's disk is full", "free some space (`agentq store gc` removes old evidence), then repeat"),
+    errno.EDQUOT: ("the store's disk quota is used up", "free some space (`agentq store gc`), then repeat"),
     errno.EFBIG: ("the file is larger than this process or disk allows", "look at `ulimit -f`"),
     errno.EROFS: ("the store's disk is read-only", "remount it writable, or choose another store"),
     errno.EACCES: ("this user may not do that", "look at the owner and the permissions of the store's folder"),
@@ -48,6 +46,11 @@ class FileStore:
         self.url = self.root.as_uri().removesuffix("/")
         self._resolved = os.path.realpath(self.root)
         self._stood = False
+
+    @property
+    def place(self) -> str:
+        """Its URL."""
+        return self.url
 
     def get(self, key: str) -> bytes | None:
         """The whole object, None when there is none."""
@@ -78,19 +81,20 @@ class FileStore:
         with self._words("write", key):
             self._replace(self._path(key), (data,), durable=durable)
 
-    def put_file(self, key: str, path: Path) -> Stored:
+    def put_file(self, key: str, path: Path, *, progress: Callable[[int], None] = unwatched) -> Stored:
         """Copy a local file in, streaming and durable; raises Invalid when it is not a readable regular file."""
         digest = hashlib.sha256()
         size = 0
 
         def counted(source: BinaryIO) -> Iterator[bytes]:
             nonlocal size
-            while chunk := _read_source(source, path):
+            while chunk := read_source(source, path):
                 digest.update(chunk)
                 size += len(chunk)
                 yield chunk
+                progress(len(chunk))
 
-        with _open_source(path) as source, self._words("write", key):
+        with open_source(path) as source, self._words("write", key):
             self._replace(self._path(key), counted(source), durable=True)
         return Stored(digest.hexdigest(), size)
 
@@ -108,11 +112,11 @@ class FileStore:
         """The keys that begin with the prefix (which ends in '/'), in order; what comes and goes meanwhile may show."""
         if not prefix.endswith("/"):
             raise Invalid(f"the prefix {prefix!r} does not end in '/'")
-        return self._walk(self._folder(_segments(prefix[:-1]), prefix), prefix)
+        return self._walk(self._folder(segments(prefix[:-1]), prefix), prefix)
 
     def ref(self, key: str) -> str:
         """The ref of a key."""
-        _segments(key)
+        segments(key)
         return f"{self.url}/{key}"
 
     def key(self, ref: str) -> str | None:
@@ -124,7 +128,7 @@ class FileStore:
         if not path.startswith(top):
             return None
         key = path.removeprefix(top)
-        _segments(key)
+        segments(key)
         return key
 
     def stale_temporaries(self, older_than_seconds: float) -> list[Path]:
@@ -141,7 +145,7 @@ class FileStore:
         return len(stale)
 
     def _path(self, key: str) -> Path:
-        *folders, name = _segments(key)
+        *folders, name = segments(key)
         return self._folder(folders, key) / name
 
     def _folder(self, segments: list[str], key: str) -> Path:
@@ -274,41 +278,11 @@ class FileStore:
         raise StoreUnavailable(f"cannot {doing} {what}: {why}", hint=hint) from error
 
 
-def _segments(key: str) -> list[str]:
-    segments = key.split("/")
-    if not all(_SEGMENT.fullmatch(segment) for segment in segments):
-        raise Invalid(
-            f"{key!r} is no key",
-            hint="names of letters, digits, '.', '_' and '-', none beginning with '.', with '/' between them",
-        )
-    return segments
-
-
 def _pour(chunks: Iterable[bytes], descriptor: int) -> None:
     for chunk in chunks:
         rest = memoryview(chunk)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
-
-
-def _open_source(path: Path) -> BinaryIO:
-    # No link is followed: an agent's output must not smuggle another file of this machine into the store.
-    try:
-        descriptor = os.open(path, _READ)
-    except OSError as error:
-        why = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        raise Invalid(f"cannot read the file {path}: {why}") from error
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return os.fdopen(descriptor, "rb", buffering=0)
-    os.close(descriptor)
-    raise Invalid(f"cannot read the file {path}: it is not a regular file")
-
-
-def _read_source(source: BinaryIO, path: Path) -> bytes:
-    try:
-        return source.read(_CHUNK)
-    except OSError as error:
-        raise Invalid(f"cannot read the file {path}: {error.strerror}") from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -326,7 +300,7 @@ def _names(folder: Path) -> Iterator[str]:
     """What keys go through in a folder; folders end in '/', so that sorting puts whole keys in order."""
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
-            if not _SEGMENT.fullmatch(entry.name):
+            if not is_segment(entry.name):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 yield entry.name + "/"

@@ -21,6 +21,7 @@ from pathlib import Path
 from agentq.app import App
 from agentq.config import load_settings
 from agentq.messages import Envelope, utc_now
+from tests.benchmarks import object_store
 from tests.brokers.node import Node
 
 ROUNDS = int(os.environ.get("AGENTQ_BENCH_ROUNDS", "15"))
@@ -64,6 +65,7 @@ def main() -> None:
                 _overhead(name, stage, pid)
             with stage.worker("deaf"):
                 _cancelling(name, stage)
+        object_store.bench(Path(folder))
 
 
 class Stage:
