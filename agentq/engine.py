@@ -55,6 +55,8 @@ class Delivery(Protocol):
     body: bytes
     guard: Guard | None
     published_at: datetime | None
+    was_delayed: bool
+    """Whether it came through a delay, where others than those who may publish tasks can put messages."""
 
     async def ack(self) -> None:
         """Give the message back for good. When the connection is gone this does nothing: it is delivered again."""
@@ -79,7 +81,10 @@ class Engine(Protocol):
         """Raise EngineUnavailable unless a publish to that agent would be accepted just now."""
 
     async def publish(self, envelope: Envelope, *, delay: float = 0.0, guard: Guard | None = None) -> None:
-        """Hand a message to the agent's queue, not before `delay` seconds; returns once the engine made it durable."""
+        """Hand a message to the agent's queue, not before `delay` seconds; returns once the engine made it durable.
+
+        Whoever may not publish tasks has it come through the shortest delay.
+        """
 
     async def receive(self, agent: str) -> Delivery:
         """Wait for the agent's next message: highest priority first, oldest first within one. May be cancelled."""

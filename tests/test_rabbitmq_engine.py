@@ -313,7 +313,7 @@ async def test_tls_with_a_ca_and_a_client_certificate(
         for wrong in (mine, {"ca_file": certificate[0]}):
             with pytest.raises(EngineUnavailable):
                 await new_engine(url, **wrong, timeout=3).health([])
-        with pytest.raises(Invalid, match="TLS files"):
+        with pytest.raises(Invalid, match="TLS file"):
             await new_engine(url, ca_file=Path("missing.pem")).health([])
 
 

@@ -383,6 +383,25 @@ async def test_another_programs_database_is_invalid(engine: SQLiteEngine, path: 
     assert path.read_bytes() == before
 
 
+async def test_a_file_of_the_first_schema_is_brought_up_to_this_one(
+    new: Callable[..., SQLiteEngine], path: Path
+) -> None:
+    """What waits in it is kept; two processes may do it at once, and it happens once."""
+    old = new()
+    for task_id in ("one", "two"):
+        await old.publish(an_envelope(AGENT, task_id))
+    await old.close()
+    change(path, "ALTER TABLE messages DROP COLUMN was_delayed")
+    change(path, "PRAGMA user_version = 1")
+    first, second = new(), new()
+    await asyncio.gather(first.publish(an_envelope(AGENT, "three"), delay=0.01), second.depth(AGENT))
+    seen = {}
+    for _ in range(3):
+        delivery = await take(first, AGENT)
+        seen[task_of(delivery)] = delivery.was_delayed
+    assert seen == {"one": False, "two": False, "three": True}
+
+
 async def test_a_newer_schema_is_invalid(engine: SQLiteEngine, other: SQLiteEngine, path: Path) -> None:
     await engine.declare([], [])
     await engine.close()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from weakref import WeakValueDictionary
 
@@ -13,7 +13,16 @@ from pamqp.commands import Basic
 from agentq.engine import DeadLetter, Declared, Guard, Health
 from agentq.engines import rabbitmq_wire as wire
 from agentq.engines import topology
-from agentq.engines.rabbitmq_link import CLOSE_SECONDS, FOREIGN, Link, Slot, be_quiet, close_channel, translated
+from agentq.engines.rabbitmq_link import (
+    CLOSE_SECONDS,
+    FOREIGN,
+    Link,
+    NotPermitted,
+    Slot,
+    be_quiet,
+    close_channel,
+    translated,
+)
 from agentq.engines.topology import Exchange, Names, Queue, RabbitMQSettings
 from agentq.messages import Completion, Envelope
 
@@ -36,6 +45,8 @@ class RabbitMQEngine:
         self._consuming = Link(settings, "consume")
         self._idle: list[Slot] = []
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._may_enqueue: bool | None = None
+        self._asking = asyncio.Lock()
         self.url = self._publishing.where
 
     async def declare(self, agents: Sequence[str], coordinators: Sequence[str]) -> Declared:
@@ -55,27 +66,31 @@ class RabbitMQEngine:
     async def ready(self, agent: str) -> None:
         """Raise EngineUnavailable when the agent has no queue, or the broker does not confirm just now."""
         await self._find_queue(agent)
-        # No agent has an empty name: the broker confirms this message and forgets it. With an empty body it would do
+        # Nobody has an empty name: the broker confirms this message and forgets it. With an empty body it would do
         # so even while it blocks publishers.
-        await self._send(self._names.tasks, "", b"ready?", Basic.Properties(), mandatory=False)
+        probe = ("", b"ready?", Basic.Properties())
+        if not await self._enqueue(*probe, mandatory=False):
+            await self._send(self._names.results, *probe, mandatory=False)
 
     async def publish(self, envelope: Envelope, *, delay: float = 0.0, guard: Guard | None = None) -> None:
-        """Hand a message to the agent's queue, not before `delay` seconds; returns once the broker confirmed it."""
-        properties = wire.envelope_properties(envelope, guard)
-        if delay > 0:
+        """Hand a message to the agent's queue, not before `delay` seconds; returns once the broker confirmed it.
+
+        A user who may not publish tasks sends it through the shortest delay: that takes a second.
+        """
+        message = (envelope.to, envelope.to_json(), wire.envelope_properties(envelope, guard))
+        if delay > 0 or not await self._enqueue(*message):
             if not guard:
                 # The delay queues would take the message of an agent without a queue, and keep it.
                 await self._find_queue(envelope.to)
-            await self._park(envelope.to, envelope.to_json(), properties, delay)
-        else:
-            await self._send(self._names.tasks, envelope.to, envelope.to_json(), properties)
+            await self._park(*message, delay)
 
     async def receive(self, agent: str) -> "RabbitMQDelivery":
         """Wait for the agent's next message; raises EngineUnavailable when connection, consumer or queue is gone."""
         while True:
             slot = await self._slot()
             try:
-                delivery = RabbitMQDelivery(self, slot, agent, await self._next(slot, agent))
+                message = await self._next(slot, agent)
+                delivery = RabbitMQDelivery(self, slot, agent, message, self._names.delays)
                 if await self._is_due(delivery):
                     return delivery
             except BaseException:
@@ -144,8 +159,15 @@ class RabbitMQEngine:
         text = await self._version()
         version = topology.parse_version(text)
         plan = topology.topology(version, self._names.namespace, agents, ())
-        missing = [thing for thing in plan if not await self._exists(thing)]
-        return Health("RabbitMQ", text, _labels(missing), topology.notes(version))
+        missing: list[Thing] = []
+        hidden: list[Thing] = []
+        for thing in plan:
+            try:
+                if not await self._exists(thing):
+                    missing.append(thing)
+            except NotPermitted:
+                hidden.append(thing)
+        return Health("RabbitMQ", text, _labels(missing), (*topology.notes(version), *_unseen(hidden)))
 
     async def close(self) -> None:
         """Close both connections in bounded time; a delivery that was not acknowledged is delivered again."""
@@ -178,6 +200,23 @@ class RabbitMQEngine:
         async with self._publishing.asking(f"look for the queue of agent {agent}"):
             await _twice(find)
 
+    async def _enqueue(self, agent: str, body: bytes, properties: Basic.Properties, *, mandatory: bool = True) -> bool:
+        """Publish to an agent's queue; False when this user may not publish tasks, which is asked only once.
+
+        One at a time until that is known: what is sent after a refusal, on the channel that it ended, would end the
+        connection.
+        """
+        async with self._asking if self._may_enqueue is None else nullcontext():
+            if self._may_enqueue is False:
+                return False
+            try:
+                await self._send(self._names.tasks, agent, body, properties, mandatory=mandatory)
+            except NotPermitted:
+                self._may_enqueue = False
+                return False
+            self._may_enqueue = True
+            return True
+
     async def _park(self, agent: str, body: bytes, properties: Basic.Properties, delay: float) -> None:
         rung, left = topology.hop(delay)
         await self._send(self._names.delay(rung), agent, body, wire.delayed(properties, delay, left))
@@ -199,7 +238,7 @@ class RabbitMQEngine:
         turn = self._turns.setdefault(properties.message_id or "", asyncio.Lock())
 
         async def send() -> None:
-            channel = await self._publishing.publisher()
+            channel = await self._publishing.publisher(exchange)
             await channel.basic_publish(
                 body, exchange=exchange, routing_key=key, properties=properties, mandatory=mandatory
             )
@@ -276,13 +315,14 @@ class RabbitMQEngine:
 class RabbitMQDelivery:
     """A message that `receive` handed out."""
 
-    def __init__(self, engine: RabbitMQEngine, slot: Slot, agent: str, message: DeliveredMessage) -> None:
+    def __init__(self, engine: RabbitMQEngine, slot: Slot, agent: str, message: DeliveredMessage, delays: str) -> None:
         self.body = message.body
         self.agent = agent
         self.properties = message.header.properties
         self.headers = wire.headers_of(self.properties)
         self.guard = wire.guard_of(self.headers)
         self.published_at = self.properties.timestamp
+        self.was_delayed = wire.was_delayed(self.headers, delays)
         self._engine = engine
         self._slot: Slot | None = slot
         self._tag = message.delivery_tag or 0
@@ -303,7 +343,7 @@ async def _twice(request: Callable[[], Awaitable[None]]) -> None:
     """Make a request, and once more when the first found a connection or channel that was broken."""
     try:
         await request()
-    except amqp.DeliveryError:
+    except (amqp.DeliveryError, amqp.ChannelAccessRefused):
         raise
     except FOREIGN:
         await request()
@@ -318,6 +358,13 @@ async def _declare(channel: AbstractChannel, thing: Thing, *, passive: bool = Fa
 
 def _labels(things: Iterable[Thing]) -> tuple[str, ...]:
     return tuple(f"{type(thing).__name__.lower()} {thing.name}" for thing in things)
+
+
+def _unseen(things: Collection[Thing]) -> tuple[str, ...]:
+    """The note about what this user may not look at, if there is anything."""
+    if not things:
+        return ()
+    return (f"not looked at, because this user may not: {', '.join(_labels(things))}",)
 
 
 @asynccontextmanager

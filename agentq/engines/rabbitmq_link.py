@@ -16,6 +16,7 @@ from pamqp.commands import Basic
 from pamqp.exceptions import PAMQPException
 from yarl import URL
 
+from agentq.engines import tls
 from agentq.engines.topology import RabbitMQSettings
 from agentq.errors import AgentqError, Conflict, EngineUnavailable, Invalid
 
@@ -39,9 +40,9 @@ FAILURES: tuple[tuple[type[Exception], str, str, str], ...] = (
         "has no such virtual host, or it is not for this user",
         "check the virtual host",
     ),
-    (amqp.AMQPConnectionError, "SSL", "refuses or fails TLS", "check the port, `ca_file`, `cert_file` and `verify`"),
+    *((amqp.AMQPConnectionError, *failure) for failure in tls.FAILURES),
     (amqp.ConnectionNotAllowed, "", "refused the connection", "check the virtual host and the user's limits"),
-    (amqp.ChannelAccessRefused, "", "does not permit this", "give the user the permissions that the guide lists"),
+    (amqp.ChannelAccessRefused, "", "does not permit this", "`agentq access show` tells what each role may do"),
     (amqp.ChannelNotFoundEntity, "", "lacks a queue or exchange", "run `agentq init`"),
     (amqp.ChannelLockedResource, "", "keeps this for another connection", "try again when the other one is done"),
     (amqp.ChannelPreconditionFailed, "", "refused a request", "run `agentq init`, it says what differs"),
@@ -66,9 +67,10 @@ def translate(error: Exception, doing: str, where: str) -> AgentqError:
     if isinstance(error, amqp.PublishError) and isinstance(error.frame, Basic.Return):
         what = f"no queue for agent {error.frame.routing_key!r} at exchange {error.frame.exchange!r} of {where}"
         return EngineUnavailable(what, hint="run `agentq init`, or check the agent's name")
+    ours = NotPermitted if isinstance(error, amqp.ChannelAccessRefused) else EngineUnavailable
     for kind, words, what, hint in FAILURES:
         if isinstance(error, kind) and words in text:
-            return EngineUnavailable(f"RabbitMQ at {where} {what} ({doing}): {text}", hint=hint)
+            return ours(f"RabbitMQ at {where} {what} ({doing}): {text}", hint=hint)
     return Invalid(f"RabbitMQ cannot carry this ({doing}): {text}")
 
 
@@ -114,6 +116,10 @@ def _shown(url: URL) -> str:
     return str(url.with_password(None).with_query(None) if url.host else url.with_query(None))
 
 
+class NotPermitted(EngineUnavailable):
+    """The broker refuses this to the user who is logged in; nothing was done."""
+
+
 class _NoAnswer(EngineUnavailable):
     """The time is up; what was asked may have happened."""
 
@@ -151,7 +157,7 @@ class Link:
         self._purpose = purpose
         self._addresses = _addresses(settings)
         self._connection: aio_pika.Connection | None = None
-        self._publisher: AbstractChannel | None = None
+        self._publishers: dict[str, AbstractChannel] = {}
         self._opening = asyncio.Lock()
         self._leaving: set[asyncio.Task[None]] = set()
         self.where = ", ".join(map(_shown, self._addresses))
@@ -198,13 +204,18 @@ class Link:
         """A channel of one's own, to consume and to ask with."""
         return await (await self.connection()).channel(publisher_confirms=False)
 
-    async def publisher(self) -> AbstractChannel:
-        """The one channel that all publish on; it confirms, and raises for what it could not route."""
+    async def publisher(self, exchange: str) -> AbstractChannel:
+        """The one channel that all publish on through this exchange: a refusal ends a channel for all who use it.
+
+        It confirms, and raises for what it could not route.
+        """
         connection = await self.connection()
         async with self._opening:
-            if self._publisher is None or self._publisher.is_closed:
-                self._publisher = await connection.channel(publisher_confirms=True, on_return_raises=True)
-            return self._publisher
+            channel = self._publishers.get(exchange)
+            if channel is None or channel.is_closed:
+                channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+                self._publishers[exchange] = channel
+            return channel
 
     @asynccontextmanager
     async def question(self, doing: str) -> AsyncIterator[AbstractChannel]:
@@ -234,7 +245,7 @@ class Link:
     async def _connect(self, url: URL) -> aio_pika.Connection:
         connection = aio_pika.Connection(
             url,
-            ssl_context=_tls(self._settings) if url.scheme == "amqps" else None,
+            ssl_context=self._tls() if url.scheme == "amqps" else None,
             client_properties={"connection_name": f"agentq {self._purpose}"},
         )
         try:
@@ -244,10 +255,14 @@ class Link:
             raise
         return connection
 
+    def _tls(self) -> ssl.SSLContext:
+        of = self._settings
+        return tls.client_context(of.ca_file, cert_file=of.cert_file, key_file=of.key_file, verify=of.verify)
+
     def drop(self) -> None:
         """Let the connection go without waiting for it."""
         connection, self._connection = self._connection, None
-        self._publisher = None
+        self._publishers = {}
         if connection:
             task = asyncio.ensure_future(connection.close())
             self._leaving.add(task)
@@ -258,19 +273,6 @@ class Link:
         self.drop()
         if self._leaving:
             await asyncio.wait(self._leaving, timeout=self._settings.timeout)
-
-
-def _tls(settings: RabbitMQSettings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
-        if settings.cert_file:
-            context.load_cert_chain(settings.cert_file, settings.key_file)
-    except OSError as error:
-        raise Invalid(f"the TLS files of RabbitMQ cannot be used: {error}", hint="check the paths") from error
-    if not settings.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 class Slot:

@@ -21,6 +21,8 @@ Headers = Mapping[str, Any]
 ATTEMPT, COUNTER, GUARD = "agentq-guard-attempt", "agentq-guard-counter", "agentq-guard-id"
 DUE, LEFT = "agentq-due", "agentq-left"
 DEAD_ID, DEAD_REASON, DEAD_AT = "agentq-dead-id", "agentq-dead-reason", "agentq-dead-at"
+UNREADABLE = "x-unreadable"
+"""The one header of a message whose headers cannot be read."""
 
 # Fields of a dead letter of their own, and what the broker counts when someone looks.
 NOT_SHOWN = (DEAD_ID, DEAD_REASON, DEAD_AT, "x-delivery-count", "x-acquired-count")
@@ -73,6 +75,16 @@ def guard_of(headers: Headers) -> Guard | None:
     return None
 
 
+def was_delayed(headers: Headers, delays: str) -> bool:
+    """Whether a message came out of a queue of that prefix: the broker notes it, and no sender can hide it.
+
+    One whose headers cannot be read may have.
+    """
+    deaths = headers.get("x-death")
+    queues = [death.get("queue") for death in deaths if isinstance(death, dict)] if isinstance(deaths, list) else []
+    return UNREADABLE in headers or any(isinstance(queue, str) and queue.startswith(delays) for queue in queues)
+
+
 def delayed(properties: Basic.Properties, delay: float, left: float) -> Basic.Properties:
     """A copy for the next hop of a delay, which says when it is due and what will be left after the hop."""
     timing = {DUE: round((time.time() + delay) * 1000), LEFT: round(left * 1000)} if left > 0 else {}
@@ -117,28 +129,32 @@ def headers_of(properties: Basic.Properties) -> FieldTable:
 
 
 def be_lenient() -> None:
-    """Read properties that are no valid text, time or table as None.
+    """Read properties that are no valid text or time as None, and unreadable headers as one that says so.
 
     The client library drops the connection for them, so one such message in a queue would stop every worker for good.
     """
     for kind, size in _SIZES.items():
         decoder = pamqp.decode.METHODS[kind]
         if not isinstance(decoder, _Lenient):
-            pamqp.decode.METHODS[kind] = _Lenient(decoder, size)
+            instead: FieldTable | None = {UNREADABLE: True} if kind == "table" else None
+            pamqp.decode.METHODS[kind] = _Lenient(decoder, size, instead)
 
 
 class _Lenient:
     """A decoder that skips what it cannot read."""
 
-    def __init__(self, decoder: Callable[[bytes], tuple[int, Any]], size: Callable[[bytes], int]) -> None:
+    def __init__(
+        self, decoder: Callable[[bytes], tuple[int, Any]], size: Callable[[bytes], int], instead: FieldTable | None
+    ) -> None:
         self._decoder = decoder
         self._size = size
+        self._instead = instead
 
     def __call__(self, data: bytes) -> tuple[int, Any]:
         try:
             return self._decoder(data)
         except (ValueError, OverflowError, OSError):
-            return self._size(data), None
+            return self._size(data), self._instead
 
 
 _SIZES: Mapping[str, Callable[[bytes], int]] = {

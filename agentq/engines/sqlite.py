@@ -35,6 +35,7 @@ class SQLiteDelivery:
     body: bytes
     guard: Guard | None
     published_at: datetime | None
+    was_delayed: bool
     _id: int
     _holder: str
     _engine: "SQLiteEngine"
@@ -168,9 +169,10 @@ class SQLiteEngine:
         return (None if row is None else self._as_delivery(row, holder)), 0.0
 
     def _as_delivery(self, row: tuple[Any, ...], holder: str) -> SQLiteDelivery:
-        message, body, published_at, attempt, counter, guard_id = row
+        message, body, published_at, was_delayed, attempt, counter, guard_id = row
         guard = None if guard_id is None else Guard(attempt, counter, guard_id)
-        return SQLiteDelivery(_as_bytes(body), guard, _as_time(published_at), message, holder, self)
+        at, delayed = _as_time(published_at), bool(was_delayed)
+        return SQLiteDelivery(_as_bytes(body), guard, at, delayed, message, holder, self)
 
     def _give_back(self, db: sqlite3.Connection) -> None:
         """Release what was taken for callers that had gone; kept for the next try when that fails."""
@@ -195,13 +197,14 @@ class SQLiteEngine:
 
 
 _INSERT = """
-INSERT INTO messages (agent, priority, due, published_at, task_id, guard_attempt, guard_counter, guard_id, body)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+INSERT INTO messages
+(agent, priority, due, was_delayed, published_at, task_id, guard_attempt, guard_counter, guard_id, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _READY = """
 SELECT EXISTS (SELECT 1 FROM messages WHERE agent = ? AND holder IS NULL AND due IS NULL),
        (SELECT min(due) FROM messages WHERE agent = ? AND due IS NOT NULL)"""
 _NEXT = """
-SELECT id, body, published_at, guard_attempt, guard_counter, guard_id FROM messages
+SELECT id, body, published_at, was_delayed, guard_attempt, guard_counter, guard_id FROM messages
 WHERE agent = ? AND holder IS NULL AND due IS NULL ORDER BY priority DESC, id LIMIT 1"""
 _DEPTH = """
 SELECT (SELECT count(*) FROM messages WHERE agent = ? AND holder IS NULL AND due IS NULL)
@@ -226,7 +229,8 @@ def _insert(envelope: Envelope, delay: float, guard: Guard | None, db: sqlite3.C
     priority = PRIORITIES.index(envelope.priority) if guard is None else _GUARD_PRIORITY
     of_guard = (None, None, None) if guard is None else (guard.attempt, guard.counter, guard.id)
     due = now + delay if delay > 0 else None
-    db.execute(_INSERT, (envelope.to, priority, due, now, envelope.task_id, *of_guard, envelope.to_json()))
+    times = (due, delay > 0, now)
+    db.execute(_INSERT, (envelope.to, priority, *times, envelope.task_id, *of_guard, envelope.to_json()))
 
 
 def _seconds_until_ready(db: sqlite3.Connection, agent: str) -> float:

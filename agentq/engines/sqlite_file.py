@@ -14,7 +14,7 @@ BUSY_SECONDS = 5.0
 WAL_BYTES = 4 * 1024 * 1024
 
 _APPLICATION = 0x61677471  # "agtq", kept in the file's header
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = f"""
 PRAGMA synchronous = FULL;
 PRAGMA journal_mode = WAL;
@@ -22,7 +22,7 @@ BEGIN;
 CREATE TABLE messages (
   id INTEGER PRIMARY KEY AUTOINCREMENT, agent TEXT NOT NULL, priority INTEGER NOT NULL DEFAULT 1, due REAL,
   holder TEXT, published_at REAL, task_id TEXT, guard_attempt INTEGER, guard_counter INTEGER, guard_id TEXT,
-  body BLOB NOT NULL);
+  body BLOB NOT NULL, was_delayed INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX ready ON messages (agent, priority DESC, id) WHERE holder IS NULL AND due IS NULL;
 CREATE INDEX delayed ON messages (agent, due) WHERE due IS NOT NULL;
 CREATE INDEX held ON messages (holder) WHERE holder IS NOT NULL;
@@ -36,6 +36,7 @@ PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_SCHEMA_VERSION};
 COMMIT;
 """
+_FROM_1_TO_2 = "ALTER TABLE messages ADD COLUMN was_delayed INTEGER NOT NULL DEFAULT 0"
 _SETTINGS = """
 PRAGMA synchronous = FULL;
 PRAGMA wal_autocheckpoint = 0;
@@ -111,6 +112,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
     with _closed_on_failure(db):
         _check_schema(db, path)
         db.executescript(_SETTINGS)
+        _upgrade(db)
     return db
 
 
@@ -153,12 +155,25 @@ def _make(path: Path) -> None:
 
 def _check_schema(db: sqlite3.Connection, path: Path) -> None:
     (application,) = db.execute("PRAGMA application_id").fetchone()
-    (version,) = db.execute("PRAGMA user_version").fetchone()
+    version = _version(db)
     if application != _APPLICATION:
         raise Invalid(f"{path} is not a queue of agentq", hint="name another file for the queue")
     if version > _SCHEMA_VERSION:
         what = f"{path} was made by a newer agentq (its schema is {version}, this one knows {_SCHEMA_VERSION})"
         raise Invalid(what, hint="upgrade this agentq")
+
+
+def _upgrade(db: sqlite3.Connection) -> None:
+    """Bring a file of the first schema up to this one; those who have it open go on, they need nothing of it."""
+    if _version(db) < _SCHEMA_VERSION:
+        with transaction(db):
+            if _version(db) < _SCHEMA_VERSION:
+                db.execute(_FROM_1_TO_2)
+                db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _keep_wal_short(db: sqlite3.Connection, path: Path) -> None:

@@ -118,9 +118,14 @@ class Names:
         """The queue of one coordinator's completions."""
         return f"{self.results}.{coordinator}"
 
+    @property
+    def delays(self) -> str:
+        """What the names of all exchanges and queues that delay begin with."""
+        return f"{self.namespace}.delay."
+
     def delay(self, seconds: int) -> str:
         """The exchange and the queue that hold a message for so many seconds."""
-        return f"{self.namespace}.delay.{seconds}"
+        return f"{self.delays}{seconds}"
 
 
 def parse_version(text: str) -> Version:

@@ -1,16 +1,20 @@
 """RabbitMQ as containers, where a Docker engine answers."""
 
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from docker.models.containers import Container  # type: ignore[import-untyped]
 from testcontainers.core.container import DockerContainer
 
-from tests.brokers.node import LOOPBACK, Node, NodeFailed
+from tests.brokers.node import LOOPBACK, Equipment, Node, NodeFailed
 
 IMAGES = {"4.3": "rabbitmq:4.3-management", "3.10": "rabbitmq:3.10-management"}
+INSIDE = Path("/srv/node")
 FLAGS = "-rabbit disk_free_limit 10000000"
 
 
@@ -21,19 +25,32 @@ class ImageInstallation:
     version: str
     image: str
 
-    def new(self) -> Node:
-        return ContainerNode(self.image)
+    def new(self, equipment: Equipment = Equipment()) -> Node:
+        return ContainerNode(self.image, equipment)
 
 
 class ContainerNode(Node):
     """A node that is one container; testcontainers' reaper removes it if the test process is killed."""
 
-    def __init__(self, image: str) -> None:
-        super().__init__(ports=1)
+    def __init__(self, image: str, equipment: Equipment) -> None:
+        super().__init__()
         self._image = DockerContainer(image, hostname="rabbit")
         self._image.with_env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", FLAGS)
         # with_bind_ports() takes no address, and would listen on all of them.
-        cast(dict[str, object], self._image.ports)["5672/tcp"] = (LOOPBACK, self.port)
+        ports = {5672: self.port, 15672: self.management_port, 5671: self.tls_port, 15671: self.https_port}
+        cast(dict[str, object], self._image.ports).update(
+            {f"{inside}/tcp": (LOOPBACK, outside) for inside, outside in ports.items()}
+        )
+        self._folder = Path(tempfile.mkdtemp(prefix="agentq-rabbitmq-"))
+        self._folder.chmod(0o755)  # the server in the container is another user
+        for name, content in equipment.tls.items():
+            (self._folder / name).write_bytes(content)
+            (self._folder / name).chmod(0o644)
+        more = equipment.configuration("0.0.0.0", 15672, 5671, 15671, str(INSIDE))
+        (self._folder / "equipment.conf").write_text(more)
+        (self._folder / "equipment.conf").chmod(0o644)
+        self._image.with_volume_mapping(str(self._folder), str(INSIDE))
+        self._image.with_volume_mapping(str(self._folder / "equipment.conf"), "/etc/rabbitmq/conf.d/90-equipment.conf")
         self._container: Container | None = None
 
     @property
@@ -62,6 +79,10 @@ class ContainerNode(Node):
             raise NodeFailed(f"rabbitmqctl {' '.join(arguments)}:\n{''.join(said)}")
         return said[0] if output[0] else ""
 
+    def load(self, definitions: str) -> None:
+        (self._folder / "definitions.json").write_text(definitions)
+        self.ctl("import_definitions", str(INSIDE / "definitions.json"))
+
     def log(self, lines: int = 100) -> str:
         return "" if self._container is None else self._container.logs(tail=lines).decode(errors="replace")
 
@@ -79,6 +100,7 @@ class ContainerNode(Node):
         if self._container is not None:
             self._image.stop()
             self._container = None
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def installations() -> Iterator[ImageInstallation]:

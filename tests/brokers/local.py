@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.brokers.node import LOOPBACK, Node, NodeFailed, accepts
+from tests.brokers.node import LOOPBACK, Equipment, Node, NodeFailed, accepts
 
 BINARIES = Path("/usr/lib/rabbitmq/bin")
 RELEASES = Path("/usr/lib/rabbitmq/lib")
@@ -49,8 +49,8 @@ class LocalInstallation:
     version: str
     root: Path | None = None
 
-    def new(self) -> Node:
-        return LocalNode(self)
+    def new(self, equipment: Equipment = Equipment()) -> Node:
+        return LocalNode(self, equipment)
 
     def command(self, home: Path, *command: str) -> list[str]:
         """Returns the command line that runs a command of this installation with `home` within its reach."""
@@ -75,15 +75,15 @@ class LocalInstallation:
 class LocalNode(Node):
     """A node that is one Erlang process and the port mapper (epmd) that only it uses."""
 
-    def __init__(self, installation: LocalInstallation) -> None:
-        super().__init__(ports=3)
-        _, self._distribution_port, self._epmd_port = self._ports
+    def __init__(self, installation: LocalInstallation, equipment: Equipment) -> None:
+        super().__init__(more_ports=2)
+        self._distribution_port, self._epmd_port = self._more_ports
         self._installation = installation
         self._name = f"agentq-{self.port}@localhost"
         self._home = Path(tempfile.mkdtemp(prefix="agentq-rabbitmq-"))
         self._server: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
-        self._furnish()
+        self._furnish(equipment)
 
     @property
     def running(self) -> bool:
@@ -112,16 +112,25 @@ class LocalNode(Node):
             raise NodeFailed(f"rabbitmqctl {' '.join(arguments)}:\n{done.stdout}{done.stderr}")
         return done.stdout
 
+    def load(self, definitions: str) -> None:
+        file = self._home / "definitions.json"
+        file.write_text(definitions)
+        self.ctl("import_definitions", str(self._installation.seen_inside(self._home) / file.name))
+
     def log(self, lines: int = 100) -> str:
         return "\n".join((self._home / "output").read_text(errors="replace").splitlines()[-lines:])
 
-    def _furnish(self) -> None:
+    def _furnish(self, equipment: Equipment) -> None:
         cookie = self._home / ".erlang.cookie"
         cookie.write_text(secrets.token_hex(16))
         cookie.chmod(0o400)
-        (self._home / "plugins").write_text("[].\n")
+        (self._home / "plugins").write_text(f"[{'rabbitmq_management' if equipment.management else ''}].\n")
         (self._home / "output").touch()
-        (self._home / "rabbitmq.conf").write_text(CONFIGURATION.format(address=LOOPBACK, port=self.port))
+        for name, content in equipment.tls.items():
+            (self._home / name).write_bytes(content)
+        folder = str(self._installation.seen_inside(self._home))
+        more = equipment.configuration(LOOPBACK, self.management_port, self.tls_port, self.https_port, folder)
+        (self._home / "rabbitmq.conf").write_text(CONFIGURATION.format(address=LOOPBACK, port=self.port) + more)
 
     def _boot(self) -> None:
         self.kill()

@@ -8,7 +8,9 @@ import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 import aio_pika
@@ -23,13 +25,38 @@ class NodeFailed(Exception):
     """A node did not start, or a command on it failed; the message ends with what the node said."""
 
 
+TLS_FILES = ("ca.pem", "certificate.pem", "key.pem")
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """What a node has beyond a port for clients: the management API, and TLS with these files, named as above."""
+
+    management: bool = False
+    tls: Mapping[str, bytes] = field(default_factory=dict)
+
+    def configuration(self, address: str, management: int, tls: int, https: int, folder: str) -> str:
+        """Returns the lines for rabbitmq.conf; clients must show a certificate, those of the API need none."""
+        files = dict(zip(("cacertfile", "certfile", "keyfile"), TLS_FILES, strict=True)) if self.tls else {}
+        lines = [f"ssl_options.{key} = {folder}/{name}" for key, name in files.items()]
+        if self.tls:
+            lines += [f"listeners.ssl.1 = {address}:{tls}"]
+            lines += ["ssl_options.verify = verify_peer", "ssl_options.fail_if_no_peer_cert = true"]
+        if self.management:
+            lines += [f"management.tcp.ip = {address}", f"management.tcp.port = {management}"]
+        if self.management and self.tls:
+            lines += [f"management.ssl.ip = {address}", f"management.ssl.port = {https}"]
+            lines += [f"management.ssl.{key} = {folder}/{name}" for key, name in files.items()]
+        return "".join(f"{line}\n" for line in lines)
+
+
 class Installation(Protocol):
     """One RabbitMQ from which nodes are made."""
 
     @property
     def version(self) -> str: ...
 
-    def new(self) -> "Node":
+    def new(self, equipment: Equipment = ...) -> "Node":
         """Returns a node with ports and an empty data directory of its own, not started yet."""
         ...
 
@@ -37,10 +64,10 @@ class Installation(Protocol):
 class Node(ABC):
     """A server on loopback that keeps its port and its data over stop, kill and start, until it is closed."""
 
-    def __init__(self, ports: int) -> None:
-        self._held = [_hold_port() for _ in range(ports)]
+    def __init__(self, more_ports: int = 0) -> None:
+        self._held = [_hold_port() for _ in range(4 + more_ports)]
         self._ports: list[int] = [held.getsockname()[1] for held in self._held]
-        self.port = self._ports[0]
+        self.port, self.management_port, self.tls_port, self.https_port, *self._more_ports = self._ports
         self.version = ""  # as the server itself reported it at its last start
         atexit.register(self.close)
 
@@ -111,6 +138,10 @@ class Node(ABC):
     @abstractmethod
     def ctl(self, *arguments: str, timeout: float = 60) -> str:
         """Returns what `rabbitmqctl --quiet` prints about the running node; NodeFailed if the command fails."""
+
+    @abstractmethod
+    def load(self, definitions: str) -> None:
+        """Has `rabbitmqctl import_definitions` read these; NodeFailed if it fails."""
 
     @abstractmethod
     def log(self, lines: int = 100) -> str:

@@ -324,6 +324,28 @@ async def test_a_delayed_guard_comes_back_as_it_was(engine: Engine, agent: str) 
     assert (delivery.body, delivery.guard) == (sent.to_json(), guard)
 
 
+@pytest.mark.promise("forged-copy")
+async def test_a_message_says_whether_it_came_through_a_delay(
+    queue: EngineUnderTest, engine: Engine, other: Engine, agent: str
+) -> None:
+    """Also when it was given back since then, and when nobody knows who put it there."""
+    guard = Guard(attempt=1, counter=2, id="guard-3")
+    await engine.publish(an_envelope(agent, "direct"))
+    await queue.publish_raw(agent, GARBAGE)
+    await engine.publish(an_envelope(agent, "guarding"), guard=guard)
+    seen = []
+    for _ in range(3):
+        delivery = await take(engine, agent)
+        seen.append(delivery.was_delayed)
+        await delivery.ack()
+    assert seen == [False] * 3
+    await engine.publish(an_envelope(agent, "delayed"), delay=0.3)
+    await engine.publish(an_envelope(agent, "guarded"), delay=0.3, guard=guard)
+    assert [(await take(engine, agent)).was_delayed for _ in range(2)] == [True, True]
+    await engine.close()
+    assert [(await take(other, agent)).was_delayed for _ in range(2)] == [True, True]
+
+
 # Dead letters
 
 
