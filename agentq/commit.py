@@ -41,6 +41,7 @@ def completion_of(
         artifacts=artifacts,
         result_sha256=report.sha256 if report else None,
         finished_at=finished_at or utc_now(),
+        envelope_sha256=papers.envelope_sha256,
     )
 
 
@@ -76,16 +77,26 @@ def seal(records: Records, papers: Papers, completion: Completion, *, by: str) -
     Answers with the manifest that holds, None when another hand took that number: start over from the papers.
     """
     number = papers.next_number
-    completion = completion.model_copy(update={"attempt": number})
+    completion = _final(records, completion.model_copy(update={"attempt": number}))
     paper = Seal(attempt=number, token=new_token(), by=by, at=utc_now(), completion=completion)
     if not records.take(papers.envelope.task_id, paper):
         return None
-    return commit(records, completion)
+    return commit_seal(records, paper)
+
+
+def commit_seal(records: Records, seal: Seal) -> Completion:
+    """Commit what a seal names, as it was sealed and signed, whoever meets it; answers as `commit` does."""
+    return records.commit(seal.completion)
 
 
 def commit(records: Records, completion: Completion) -> Completion:
     """The commit point: answers with the manifest that holds, which may be another hand's."""
+    return records.commit(_final(records, completion))
+
+
+def _final(records: Records, completion: Completion) -> Completion:
+    """The completion with where its report will be, signed where there is a key."""
     if completion.result_sha256:
         ref = records.store.ref(f"results/{completion.task_id}.md")
         completion = completion.model_copy(update={"result_ref": ref})
-    return records.commit(completion)
+    return records.signer.completion(completion)

@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agentq.cli.progress import watched
 from agentq.cli.terms import AsJson, Store, TaskId, command, echo, echo_json, hand_over, one_line, quoted, size
-from agentq.errors import ExitCode, NotFound
-from agentq.messages import Artifact, Completion
+from agentq.errors import EvidenceError, ExitCode, NotFound
+from agentq.messages import Completion, Doubted
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from agentq.coordinator import Coordinator
 
 app = command()
@@ -36,59 +39,79 @@ def result(
     from agentq.app import App
 
     app = App.load(store=store)
+    app.watch = watched
     coordinator, manifest = app.coordinator, app.coordinator.result(task_id)
     hand_over(app)
     if artifact is not None or path:
         _one(coordinator, manifest, "report" if artifact is None else artifact, path=path, json=json)
     else:
-        coordinator.check(manifest)
+        gone = _check(coordinator, manifest, full=full)
         if json:
-            echo_json(manifest)
+            echo_json(manifest.model_copy(update={"collected_at": gone}) if gone else manifest)
         else:
-            _print(coordinator, manifest, full=full)
+            _print(coordinator, manifest, full=full, gone=gone)
     raise typer.Exit(OUTCOME_CODES[manifest.status])
+
+
+def _check(coordinator: "Coordinator", manifest: Completion, *, full: bool) -> "datetime | None":
+    """Since when the evidence is collected, None while all of it is there; raises EvidenceError for any other lack."""
+    try:
+        coordinator.check(manifest)
+    except EvidenceError:
+        gone = coordinator.collected(manifest.task_id)
+        if gone is None or full:
+            raise
+        return gone
+    return None
 
 
 def _one(coordinator: "Coordinator", manifest: Completion, name: str, *, path: bool, json: bool) -> None:
     found = manifest.artifact(name)
     if found is None:
-        names = ", ".join(a.name for a in manifest.artifacts) or "none"
+        names = ", ".join(one_line(a.name) for a in manifest.artifacts) or "none"
         raise NotFound(f"{manifest.task_id} has no artifact {name}", hint=f"It has: {names}.")
     data = coordinator.read(found)
     if json:
         echo_json(found)
     elif path:
-        echo(_where(found))
+        echo(_where(coordinator.place(manifest.task_id, found)))
     elif sys.stdout.isatty():
         echo(data.decode(errors="replace").rstrip("\n"))
     else:
         sys.stdout.buffer.write(data)
 
 
-def _where(artifact: Artifact) -> str:
+def _where(ref: str) -> str:
     from urllib.parse import unquote
 
-    return unquote(artifact.ref.removeprefix("file://"))
+    return unquote(ref.removeprefix("file://"))
 
 
-def _print(coordinator: "Coordinator", manifest: Completion, *, full: bool) -> None:
+def _print(coordinator: "Coordinator", manifest: Completion, *, full: bool, gone: "datetime | None") -> None:
     verified = "verified" if manifest.verified else "unverified"
     number = f", attempt {manifest.attempt}" if manifest.attempt else ""
     how = f"{number}, {verified}" if manifest.status == "completed" else ""
     echo(f"{manifest.task_id} {manifest.status} by {manifest.from_}{how}")
+    if isinstance(manifest, Doubted):
+        echo(f"unverified: {one_line(manifest.unverified_because)}; see: agentq verify {manifest.task_id}")
     if manifest.reason:
         echo(f"reason: {one_line(manifest.reason)}")
-    _print_words(coordinator, manifest, full=full)
+    _print_words(coordinator, manifest, full=full, gone=gone is not None)
     for item in manifest.artifacts:
-        echo(f"{item.name:<12} {size(item.bytes):>9}  by {item.made_by:<6}  {item.ref}")
+        place = "collected" if gone else coordinator.place(manifest.task_id, item)
+        name, maker = one_line(item.name), one_line(item.made_by)
+        echo(f"{name:<12} {size(item.bytes):>9}  by {maker:<6}  {one_line(place)}")
+    if gone:
+        echo(f"its evidence was collected on {gone:%Y-%m-%d}; the summary is what is left")
+        return
     late = coordinator.late_evidence(manifest)
     if late:
         echo(f"more below artifacts/{manifest.task_id}/, of other attempts: {len(late)}")
 
 
-def _print_words(coordinator: "Coordinator", manifest: Completion, *, full: bool) -> None:
+def _print_words(coordinator: "Coordinator", manifest: Completion, *, full: bool, gone: bool) -> None:
     """What the agent says, behind bars: none of it can be taken for agentq's own words."""
-    found = manifest.artifact("report")
+    found = None if gone else manifest.artifact("report")
     report = coordinator.read(found).decode(errors="replace").strip() if found else ""
     if not (manifest.summary or report):
         return

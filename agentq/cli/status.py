@@ -47,8 +47,11 @@ def line(status: "Status") -> str:
         return f"{head}  {_waiting(status)}{_earlier(status)}{_cancel(status)}"
     by = f"by {status.worker}" if status.worker else ""
     verified = "" if status.state != "completed" else (", verified" if status.verified else ", unverified")
+    if status.unverified_because:
+        verified = f", unverified ({one_line(status.unverified_because)})"
     why = f": {one_line(status.reason)}" if status.reason else ""
-    return f"{head}  {by}{verified}{why}".rstrip()
+    gone = f"; its evidence was collected on {status.collected_at:%Y-%m-%d}" if status.collected_at else ""
+    return f"{head}  {by}{verified}{why}{gone}".rstrip()
 
 
 def _who(status: "Status") -> str:
@@ -71,6 +74,8 @@ def _waiting(status: "Status") -> str:
     if status.waits_for == "dependencies":
         named, more = status.needs[:NAMED], len(status.needs) - NAMED
         return f"waits for: dependencies {', '.join(named)}{f' and {more} more' if more > 0 else ''}"
+    if status.waits_for == "moved":
+        return f"moved to {status.moved_to}"
     if status.waits_for == "approval":
         return f"waits for: approval; agentq approve {status.task_id} --by YOU --digest {(status.digest or '')[:12]}"
     return f"waits for: {status.agent}, {status.waits_for}"
