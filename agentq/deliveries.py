@@ -19,7 +19,7 @@ async def carry_out(
         await delivery.dead_letter(verdict.reason)
         return
     if isinstance(verdict, Park):
-        log.info("%s: parked for %g s: %s", verdict.envelope.task_id, verdict.delay, verdict.why)
+        log.log(verdict.level, "%s: parked for %g s: %s", verdict.envelope.task_id, verdict.delay, verdict.why)
         await engine.publish(verdict.envelope, delay=verdict.delay, guard=verdict.guard)
     elif isinstance(verdict, Settle):
         await settle(verdict.manifest)

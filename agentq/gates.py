@@ -4,13 +4,13 @@ Whoever opens a gate writes its own paper first and then looks at all gates: of 
 one at least sees both open. A task may so be released twice; it is started once.
 """
 
-from agentq.commit import commit, seal_as
+from agentq.commit import commit_seal, seal_as
 from agentq.errors import Invalid, NotFound
 from agentq.groups import conclude
 from agentq.lifecycle import Papers, ending, expires_at
 from agentq.messages import Completion, Envelope, utc_now
 from agentq.papers import Release, new_token
-from agentq.records import Records
+from agentq.records import Records, was_collected
 
 
 def look_at_gates(
@@ -27,12 +27,12 @@ def look_at_gates(
         if papers is None or papers.manifest:
             return None
         if papers.seal:
-            return commit(records, papers.seal.completion)
+            return commit_seal(records, papers.seal)
         if papers.envelope.is_group:
             return conclude(records, papers.envelope)
         over = ending(papers, utc_now())
         if over is None:
-            shut = papers.running or papers.release or not (papers.is_gated and papers.is_open)
+            shut = papers.running or papers.release or papers.moved_to or not (papers.is_gated and papers.is_open)
             return release(records, papers) if may_release and not shut else None
         if manifest := seal_as(records, papers, *over, by="agentq"):
             return manifest
@@ -56,7 +56,8 @@ def note_release(records: Records, papers: Papers) -> Papers:
 
 
 def check_needs(records: Records, envelope: Envelope, *, must_exist: bool = True) -> None:
-    """Raise Invalid when a task would wait for itself, NotFound when it needs one that does not exist."""
+    """Raise Invalid when a task would wait for itself, NotFound when it needs one that does not exist, EvidenceError
+    when the evidence of one was collected."""
     mine = {envelope.task_id, *(task.task_id for task in envelope.plan)}
     asked = (*envelope.depends_on, *(need for task in envelope.plan for need in task.depends_on if need not in mine))
     for need in asked:
@@ -65,6 +66,9 @@ def check_needs(records: Records, envelope: Envelope, *, must_exist: bool = True
                 f"{need}, which {envelope.task_id} is to wait for, is no task in {records.store.url}",
                 hint="Submit it first, or correct the id.",
             )
+    for owner in dict.fromkeys((*asked, *envelope.borrows)):
+        if owner not in mine and (collected := records.collected(owner)):
+            raise was_collected(owner, collected)
     awaited = any(next(records.waiting_for(task_id), None) for task_id in mine)
     waiting: dict[str, tuple[str, ...]] = {need: (envelope.task_id, need) for need in asked}
     seen: set[str] = set()

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
-from agentq.messages import Completion, Envelope, Message, Outcome
-from agentq.papers import Approval, Attempt, Cancel, Claim, Demand, Release, Seal
+from agentq.messages import Completion, Envelope, Message, Outcome, sha256_hex
+from agentq.papers import Approval, Attempt, Cancel, Claim, Collected, Demand, Move, Release, Seal
 
 NEEDS = "it needs "
 """How the reason of a task begins that ended because another one did not complete."""
 
 State = Literal["pending", "processing", "completed", "failed", "cancelled", "expired"]
-WaitsFor = Literal["queued", "delayed", "dependencies", "approval", "lease"]
+WaitsFor = Literal["queued", "delayed", "dependencies", "approval", "lease", "moved"]
 
 
 class Need(Message):
@@ -30,13 +30,15 @@ class Need(Message):
 
 
 class Papers(Message):
-    """All that decides the state of one task, read at one moment.
+    """All that decides the state of one task, read at one moment in the store that `store` names.
 
-    `digest` is what an approval has to be bound to, the context's own digest in it: None while none is needed, or
-    something that it covers is missing.
+    `registered` and `approval` are the envelope's and the approval's own bytes as they were read. `digest` is what an
+    approval has to be bound to, the context's own digest in it: None while none is needed, or something that it covers
+    is missing.
     """
 
     envelope: Envelope
+    registered: bytes = b""
     attempts: tuple[Attempt, ...] = ()
     cancel: Cancel | None = None
     demand: Demand | None = None
@@ -45,7 +47,15 @@ class Papers(Message):
     digest: str | None = None
     context_sha256: str | None = None
     approved: Approval | None = None
+    approval: bytes = b""
     manifest: Completion | None = None
+    collected: Collected | None = None
+    store: str = ""
+
+    @property
+    def envelope_sha256(self) -> str:
+        """The digest of the envelope as registered: what a completion answers."""
+        return sha256_hex(self.registered)
 
     @property
     def last(self) -> Attempt | None:
@@ -56,7 +66,7 @@ class Papers(Message):
     def running(self) -> Claim | None:
         """The claim of an attempt that has not ended; whether it lives is for a lease to say."""
         last = self.last
-        if self.manifest or last is None or last.end or isinstance(last.paper, Seal):
+        if self.manifest or last is None or last.end or self.moved_to or not isinstance(last.paper, Claim):
             return None
         return last.paper
 
@@ -64,7 +74,23 @@ class Papers(Message):
     def seal(self) -> Seal | None:
         """The seal that is to end the task: whoever meets it commits its completion."""
         last = self.last
-        return last.paper if last and isinstance(last.paper, Seal) else None
+        return last.paper if last and isinstance(last.paper, Seal) and not self.moved_to else None
+
+    @property
+    def last_move(self) -> Move | None:
+        """The last word on which store the task is at home in, None while it never moved."""
+        return next((a.paper for a in reversed(self.attempts) if isinstance(a.paper, Move)), None)
+
+    @property
+    def moved_to(self) -> str | None:
+        """The other store that the task was moved to: what its attempts did after that, they did there."""
+        move = self.last_move
+        return move.to if move and move.to != self.store else None
+
+    @property
+    def was_started(self) -> bool:
+        """Whether anybody ever ran it, or ended it without."""
+        return any(not isinstance(attempt.paper, Move) for attempt in self.attempts)
 
     @property
     def next_number(self) -> int:
@@ -129,7 +155,10 @@ class Status(Message):
     summary: str | None = None
     result_ref: str | None = None
     verified: bool | None = None
+    unverified_because: str | None = None
     finished_at: datetime | None = None
+    moved_to: str | None = None
+    collected_at: datetime | None = None
 
 
 def due(papers: Papers) -> datetime | None:
@@ -157,7 +186,7 @@ def expires_at(papers: Papers) -> datetime | None:
 def is_expired(papers: Papers, now: datetime) -> bool:
     """True for a task that no attempt ever started and whose TTL has run out."""
     expires = expires_at(papers)
-    return not papers.attempts and papers.manifest is None and expires is not None and now >= expires
+    return not papers.was_started and papers.manifest is None and expires is not None and now >= expires
 
 
 def broken(papers: Papers) -> tuple[Outcome, str] | None:
@@ -175,8 +204,8 @@ def broken(papers: Papers) -> tuple[Outcome, str] | None:
 
 
 def ending(papers: Papers, now: datetime) -> tuple[Outcome, str] | None:
-    """How and why a task that is not running is to be ended, whoever sees it first; None while it may start."""
-    if papers.manifest or papers.running or papers.seal or papers.envelope.is_group:
+    """How and why a task that is not running is to be ended here, whoever sees it first; None while it may start."""
+    if papers.manifest or papers.running or papers.seal or papers.moved_to or papers.envelope.is_group:
         return None
     if papers.cancel:
         return "cancelled", cancelled_because(papers.cancel)
@@ -216,6 +245,7 @@ def derive(papers: Papers, now: datetime, *, gone: bool = False) -> Status:
         cancel_asked=papers.cancel is not None and papers.manifest is None,
         attempt=papers.last.number if papers.last else None,
         attempts_counted=papers.counted,
+        collected_at=papers.collected.at if papers.collected else None,
     )
     return status.model_copy(update=_ended(papers.manifest) if papers.manifest else _open(papers, now, gone=gone))
 
@@ -235,6 +265,8 @@ def _ended(completion: Completion) -> dict[str, object]:
 
 def _open(papers: Papers, now: datetime, *, gone: bool) -> dict[str, object]:
     last = papers.last
+    if papers.moved_to:
+        return {"waits_for": "moved", "moved_to": papers.moved_to}
     if papers.running and last:
         return _running(papers.running, last, silent=gone or is_silent(last, now))
     if papers.seal:

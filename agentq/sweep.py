@@ -134,6 +134,8 @@ class Sweep:
             if starting or self._seen_before(task_id, ENDED):
                 await self._settle(papers.manifest)
             return
+        if papers.moved_to:
+            return  # what is left of it here is for `store copy` to finish
         found = await patiently(functools.partial(look_at_gates, self._records, task_id, papers))
         if isinstance(found, Completion):
             await self._settle(found)

@@ -4,16 +4,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
+from typing import NamedTuple
 
 from agentq.coordinator import Coordinator
 from agentq.errors import NotFound
-from agentq.lifecycle import NEEDS, Status
+from agentq.lifecycle import NEEDS, Status, due, starts_from
 from agentq.messages import PRIORITIES, Message, utc_now
 from agentq.records import Records
 
 SCANNED = 10_000
 """How many of the tasks that are not settled are looked through for those before one."""
 NAMED = 3
+PICKED_UP_SECONDS = 5.0
+"""After how many seconds a task should have been picked up by a worker that waits for one."""
+
+
+class Queue(NamedTuple):
+    """An agent's queue: how many workers wait at it, and how many messages wait in it."""
+
+    listeners: int
+    messages: int
 
 
 class Why(Message):
@@ -27,11 +37,11 @@ class Why(Message):
 
 @dataclass(slots=True)
 class Explainer:
-    """Explains one task; `listeners` asks the engine how many workers of an agent wait for work, and may raise."""
+    """Explains one task; `queue` asks the engine for an agent's, and answers with words when that is away."""
 
     records: Records
     coordinator: Coordinator
-    listeners: Callable[[str], int | str]
+    queue: "Callable[[str], Queue | str]"
 
     def why(self, task_id: str) -> Why:
         """Why the task is where it is; raises NotFound."""
@@ -68,6 +78,7 @@ class Explainer:
             "dependencies": self._dependencies,
             "delayed": self._delayed,
             "approval": self._approval,
+            "moved": self._moved,
         }.get(status.waits_for or "", self._queued)
         return explain(status)
 
@@ -102,13 +113,13 @@ class Explainer:
         left = lease - (utc_now() - status.renewed_at).total_seconds() if status.renewed_at else 0.0
         ends = f"its lease ends in {left:.0f} s" if left > 0 else "its lease is over"
         where = f" on {status.host}" if status.host else ""
-        waiting = self.listeners(status.agent)
+        queue = self.queue(status.agent)
         who = f"{status.worker}{where}, which worked on it (attempt {status.attempt}), has been silent for"
         said = f"{who} {_ago(status.renewed_at)}; {ends}"
-        if waiting == 0:
+        if isinstance(queue, str):
+            return f"{said}; {queue}", "agentq doctor"
+        if queue.listeners == 0:
             return f"{said}, and no worker of {status.agent} waits to take it over", f"agentq worker run {status.agent}"
-        if isinstance(waiting, str):
-            return f"{said}; {waiting}", "agentq doctor"
         return f"{said}, then another worker takes it over", f"agentq wait {status.task_id}"
 
     def _dependencies(self, status: Status) -> tuple[str, str]:
@@ -138,17 +149,27 @@ class Explainer:
             f"agentq approve {status.task_id} --by YOU --digest {(status.digest or '')[:12]}"
         )
 
+    def _moved(self, status: Status) -> tuple[str, str]:
+        task_id, home, move = status.task_id, status.moved_to, self.records.known(status.task_id).last_move
+        by = f" by {move.by}" if move else ""
+        if self.records.is_open(task_id):
+            return f"it is on its way to {home}, and that was broken off", f"agentq store copy {task_id} --to {home}"
+        return f"it was moved to {home}{by}, and is at home there", f"agentq why {task_id} --store {home}"
+
     # ------------------------------------------------------------------ queued
 
     def _queued(self, status: Status) -> tuple[str, str]:
         if self.records.is_unpublished(status.task_id):
             return "it is not known to be in its queue; a worker publishes it soon", "agentq doctor --repair"
         before, running = self._others(status)
-        waiting = self.listeners(status.agent)
+        queue = self.queue(status.agent)
         behind = f", behind {before} other{'s' if before > 1 else ''}" if before else ""
-        if isinstance(waiting, str):
-            return f"it is queued for {status.agent}{behind}; {waiting}", "agentq doctor"
+        if isinstance(queue, str):
+            return f"it is queued for {status.agent}{behind}; {queue}", "agentq doctor"
+        waiting = queue.listeners
         busy = running and waiting <= len(running)  # who has just taken one still counts as waiting
+        if waiting and not busy and queue.messages == 0 and self._should_be_running(status):
+            return self._passed_over(status)
         if waiting and not before and not busy:
             return (
                 f"a worker of {status.agent} waits and takes it now",
@@ -160,6 +181,21 @@ class Explainer:
             named = ", ".join(f"{one.task_id} (for {_ago(one.since)})" for one in running[:NAMED])
             return f"the workers of {status.agent} are busy with {named}{behind}", f"agentq wait {status.task_id}"
         return f"no worker of {status.agent} is up{behind}", f"agentq worker run {status.agent}"
+
+    def _should_be_running(self, status: Status) -> bool:
+        """Whether a worker has had the time to take it since it last could."""
+        papers = self.records.known(status.task_id)
+        since = max(filter(None, (starts_from(papers), due(papers))), default=None)
+        return since is not None and utc_now() - since > timedelta(seconds=PICKED_UP_SECONDS)
+
+    def _passed_over(self, status: Status) -> tuple[str, str]:
+        """No queue tells what is parked, nor an engine which store a worker has: what can be said is what is not."""
+        here = self.records.store.url
+        return (
+            f"a worker of {status.agent} waits, its queue is empty, and nobody has picked this up: a worker with"
+            f" another store than {here} parks it (its log says so), or the message is lost",
+            f"agentq store copy {status.task_id} --to THE_WORKERS_STORE, or: agentq doctor --repair",
+        )
 
     def _others(self, status: Status) -> tuple[int, list[Status]]:
         """How many tasks of the same agent come before this one, and which are running."""
