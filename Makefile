@@ -2,7 +2,7 @@
 # RabbitMQ of this machine. Everything lives in .venv; what the machine lacks comes by its own packages.
 BIN := .venv/bin
 
-.PHONY: demo test test-all bench check clean
+.PHONY: demo test test-all bench fuzz check clean
 
 demo: .venv/demo
 	$(BIN)/agentq demo
@@ -16,11 +16,19 @@ test-all: .venv/test
 	tests/brokers/install.sh
 	TEST_BROKER=oldest $(BIN)/pytest -n 3 --dist loadfile -k rabbitmq tests/daemons tests/test_cli.py \
 		tests/test_controls.py tests/test_plan_cli.py tests/test_pulling.py tests/test_dlq.py tests/test_doctor.py
+	$(MAKE) fuzz SECONDS=5
 
 bench: .venv/test
 	tests/brokers/install.sh
 	$(BIN)/pip install -q --group bench
 	$(BIN)/python -m tests.benchmarks
+
+# Every target that is fed with messages, papers, profiles, settings and plans, SECONDS each, led by coverage. What
+# fails is written to a file here: `python -m tests.fuzz FILE TARGET` feeds it again.
+SECONDS ?= 60
+fuzz: .venv/test
+	$(BIN)/pip install -q --group fuzz
+	$(BIN)/python -m tests.fuzz $(SECONDS)
 
 check: .venv/test
 	$(BIN)/ruff format --check .

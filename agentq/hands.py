@@ -1,32 +1,20 @@
 """What a hand may do to a task: end it, cancel it, approve or reject it, or speak for the attempt that it runs in."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
 from typing import NoReturn
 
 from agentq.claim import end_of
-from agentq.commit import REPORT, commit, completion_of, seal, seal_as
+from agentq.commit import REPORT, commit_seal, completion_of, seal, seal_as
+from agentq.credentials import refuse
 from agentq.errors import Conflict, Invalid
 from agentq.gates import look_at_gates, release
 from agentq.groups import ask_members, plant
 from agentq.lifecycle import Papers, ending
 from agentq.messages import SUMMARY_LIMIT, Artifact, Completion, Envelope, sha256_hex, shorten, utc_now
-from agentq.papers import Approval, Cancel, Claim, Proposal, new_token
+from agentq.papers import Approval, Cancel, Claim, new_token
+from agentq.proposal import Hand as Hand
 from agentq.records import Records, evidence_prefix
 from agentq.settle import settle_in_store
-
-
-@dataclass(frozen=True, slots=True)
-class Hand:
-    """Who ends a task by hand, and what they say."""
-
-    by: str
-    status: str
-    summary: str = ""
-    reason: str | None = None
-    report: bytes | None = None
-    not_before: datetime | None = None
 
 
 class Hands:
@@ -46,12 +34,15 @@ class Hands:
 
     # ------------------------------------------------------------------ cancelling
 
-    def cancel(self, task_id: str, by: str, reason: str | None = None) -> Completion | None:
+    def cancel(
+        self, task_id: str, by: str, reason: str | None = None, *, allow_secrets: bool = False
+    ) -> Completion | None:
         """Cancel a task: its manifest when that was final at once, None while its worker stops it.
 
         Of a group, all its tasks. Cancelling again changes nothing; Conflict when it ended otherwise, NotFound.
         """
-        papers = self._records.known(task_id)
+        refuse({"the reason": reason}, allowed=allow_secrets)
+        papers = self._here(task_id)
         if papers.manifest:
             return self._cancelled(papers.manifest)
         cancel = Cancel(token=new_token(), by=by, at=utc_now(), reason=reason)
@@ -71,7 +62,7 @@ class Hands:
     def _end_overdue(self, task_id: str) -> Completion | None:
         """The manifest of a task that is not running, which is sealed now unless it has one."""
         while True:
-            papers = self._records.known(task_id)
+            papers = self._here(task_id)
             claim = papers.running
             if papers.manifest:
                 return papers.manifest
@@ -85,6 +76,16 @@ class Hands:
                 self._settled(found)
             elif papers.envelope.is_group:
                 return self._records.manifest(task_id)
+
+    def _here(self, task_id: str) -> Papers:
+        """The papers of a task that may be ended in this store; raises Conflict when it was moved to another one."""
+        papers = self._records.known(task_id)
+        if papers.moved_to and papers.manifest is None:
+            raise Conflict(
+                f"{task_id} was moved to {papers.moved_to}, and is at home there",
+                hint=f"Repeat the command with --store {papers.moved_to}",
+            )
+        return papers
 
     def _cancelled(self, manifest: Completion) -> Completion:
         if manifest.status != "cancelled":
@@ -118,14 +119,15 @@ class Hands:
         approval = Approval(
             token=new_token(), digest=papers.digest, context_sha256=papers.context_sha256, by=by, at=utc_now()
         )
-        held = self._records.approve(task_id, approval)
-        papers = self._records.known(task_id)
+        held = self._records.approve(task_id, self._records.signer.approval(approval))
+        papers = self._here(task_id)
         if papers.is_open and not (papers.manifest or papers.running):
             self.released.append(release(self._records, papers))
         return held
 
-    def reject(self, task_id: str, by: str, reason: str) -> Completion:
+    def reject(self, task_id: str, by: str, reason: str, *, allow_secrets: bool = False) -> Completion:
         """End a task that waits for an approval as cancelled. Raises Invalid, Conflict, NotFound."""
+        refuse({"the reason": reason}, allowed=allow_secrets)
         while True:
             papers = self._to_be_approved(task_id)
             if papers.running:
@@ -137,10 +139,10 @@ class Hands:
                 return self._cancelled(self._settled(manifest))
 
     def _to_be_approved(self, task_id: str) -> Papers:
-        papers = self._records.known(task_id)
+        papers = self._here(task_id)
         if (papers.seal and papers.manifest is None) or ending(papers, utc_now()):
             self._end_overdue(task_id)
-            papers = self._records.known(task_id)
+            papers = self._here(task_id)
         if papers.manifest:
             raise Conflict(f"{task_id} has ended: {papers.manifest.status}", hint=f"See: agentq result {task_id}")
         if not papers.needs_approval:
@@ -149,37 +151,14 @@ class Hands:
 
     # ------------------------------------------------------------------ by hand
 
-    def propose(self, task_id: str, attempt: int, token: str, hand: Hand) -> Proposal:
-        """A running agent's word on its own attempt, for its worker to check; Conflict when it lost the attempt."""
-        papers = self._records.known(task_id)
-        claim = papers.running
-        if claim is None or claim.attempt != attempt or claim.token != token:
-            raise Conflict(
-                f"attempt {attempt} of {task_id} is no longer yours: it ended or was taken over",
-                hint="Stop. What you leave in $AGENTQ_OUTPUT is kept as late evidence.",
-            )
-        proposal = Proposal.model_validate(
-            {
-                "task_id": task_id,
-                "attempt": attempt,
-                "token": token,
-                "status": hand.status,
-                "by": hand.by,
-                "at": utc_now(),
-                "summary": shorten(hand.summary, SUMMARY_LIMIT),
-                "reason": hand.reason,
-                "not_before": hand.not_before,
-            }
-        )
-        held = self._records.propose(proposal)
-        if (held.status, held.summary, held.reason) != (proposal.status, proposal.summary, proposal.reason):
-            raise Conflict(f"attempt {attempt} of {task_id} was already proposed as {held.status}", hint="End now.")
-        return held
-
     def end_by_hand(self, task_id: str, hand: Hand, *, take_over: bool = False) -> Completion:
-        """Seal and commit a task by hand, unverified; a live attempt must be taken over. Raises Conflict, NotFound."""
+        """Seal and commit a task by hand, unverified; a live attempt must be taken over.
+
+        Raises Conflict, NotFound, and Invalid for what looks like a credential.
+        """
+        hand.refuse_credentials()
         while True:
-            papers = self._records.known(task_id)
+            papers = self._here(task_id)
             if papers.envelope.is_group:
                 raise Conflict(
                     f"{task_id} is a plan: it ends when its tasks have ended", hint="End its tasks, or: agentq cancel"
@@ -187,7 +166,7 @@ class Hands:
             if papers.manifest:
                 self._was_ended(papers.manifest, hand)
             if papers.seal:
-                self._was_ended(self._settled(commit(self._records, papers.seal.completion)), hand)
+                self._was_ended(self._settled(commit_seal(self._records, papers.seal)), hand)
             if papers.running:
                 self._take_over(papers, papers.running, hand, take_over=take_over)
                 continue

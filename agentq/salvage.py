@@ -10,6 +10,8 @@ from agentq.evidence import PATCH, TEST_OUTPUT, TRANSCRIPT, LateCollector
 from agentq.messages import Envelope
 from agentq.ownership import bury_orphaned
 from agentq.papers import Claim
+from agentq.proposal import read_own
+from agentq.quota import Quota
 from agentq.records import Records, evidence_prefix
 from agentq.scratch import Scratch, abandoned
 from agentq.workspace import Workspace, resume_workspace
@@ -26,9 +28,13 @@ def salvage(records: Records, profile: Profile, folder: Path) -> None:
         try:
             envelope = records.envelope(scratch.task_id)
             if envelope is not None:
-                _stop_agent(records, scratch)
+                claim = _claim(records, scratch)
+                if claim:  # what the dead daemon's agent left running must not write any more
+                    bury_orphaned(claim)
+                    _bring_in_proposal(records, scratch, claim)
                 workspace = _workspace(profile, envelope, scratch)
-                _bring_in(records, scratch, workspace)
+                quota = Quota(profile.limits.artifact_bytes, profile.limits.attempt_bytes)
+                _bring_in(records, scratch, workspace, quota)
                 workspace.remove()
                 scratch.remove()
         except StoreUnavailable:
@@ -37,11 +43,9 @@ def salvage(records: Records, profile: Profile, folder: Path) -> None:
             log.error("%s: what attempt %d left in %s stays: %s", scratch.task_id, scratch.attempt, scratch.root, error)
 
 
-def _stop_agent(records: Records, scratch: Scratch) -> None:
-    """What the dead daemon's agent left running must not write any more."""
-    for attempt in records.attempts(scratch.task_id):
-        if attempt.number == scratch.attempt and isinstance(attempt.paper, Claim):
-            bury_orphaned(attempt.paper)
+def _claim(records: Records, scratch: Scratch) -> Claim | None:
+    papers = (attempt.paper for attempt in records.attempts(scratch.task_id) if attempt.number == scratch.attempt)
+    return next((paper for paper in papers if isinstance(paper, Claim)), None)
 
 
 def _workspace(profile: Profile, envelope: Envelope, scratch: Scratch) -> Workspace:
@@ -55,13 +59,21 @@ def _workspace(profile: Profile, envelope: Envelope, scratch: Scratch) -> Worksp
     )
 
 
-def _bring_in(records: Records, scratch: Scratch, workspace: Workspace) -> None:
-    collector = LateCollector(records, evidence_prefix(scratch.task_id, scratch.attempt))
+def _bring_in_proposal(records: Records, scratch: Scratch, claim: Claim) -> None:
+    with contextlib.suppress(Invalid):  # what the agent broke is not its word
+        if proposal := read_own(scratch.output, scratch.task_id, scratch.attempt, claim.token):
+            records.propose(proposal)
+
+
+def _bring_in(records: Records, scratch: Scratch, workspace: Workspace, quota: Quota) -> None:
+    collector = LateCollector(records, evidence_prefix(scratch.task_id, scratch.attempt), quota)
     for name, path, suffix in ((TRANSCRIPT, scratch.transcript, ".log"), (TEST_OUTPUT, scratch.tests, ".txt")):
         if path.exists():
-            collector.add(name, path, suffix=suffix)
+            collector.add(name, path, suffix=suffix, bounded=True)
     with contextlib.suppress(Invalid):  # a worktree that its agent broke has no patch
         if patch := workspace.patch():
             collector.add(PATCH, patch, suffix=".diff")
     collector.add_output(scratch.output)
+    for fault in collector.evidence.faults:
+        log.warning("%s: attempt %d: %s", scratch.task_id, scratch.attempt, fault)
     log.info("%s: brought in what was left of attempt %d", scratch.task_id, scratch.attempt)

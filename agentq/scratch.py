@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -62,7 +63,7 @@ class Scratch:
 
     def create(self) -> None:
         """Make the folders, empty; repeating it empties them."""
-        shutil.rmtree(self.root, ignore_errors=True)
+        _remove_tree(self.root)
         while not self._taken():  # before there is anything that could be found
             time.sleep(0.001)
         self.output.mkdir(parents=True)
@@ -92,7 +93,7 @@ class Scratch:
 
     def remove(self) -> None:
         """Remove the folders and let go of them; nothing happens when they were never made."""
-        shutil.rmtree(self.root, ignore_errors=True)
+        _remove_tree(self.root)
         if self._lock is not None:
             self._lock_file.unlink(missing_ok=True)
         self.release()
@@ -119,6 +120,13 @@ def abandoned(folder: Path) -> Iterator[Scratch]:
                     yield scratch
                 elif mine:
                     scratch.remove()
+
+
+def _remove_tree(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except RecursionError:  # deeper than Python's stack
+        subprocess.run(["rm", "-rf", "--", str(folder)], check=False, capture_output=True)
 
 
 def _is_at(lock: int, path: Path) -> bool:

@@ -20,6 +20,7 @@ COMMANDS = {
     "why": "Tell why a task does not move, and what to do.",
     "wait": "Wait for tasks to end.",
     "result": "Check a task's evidence and print its result.",
+    "verify": "Check the whole chain from a request to its result.",
     "inbox": "List unread completions.",
     "claim": "Take an agent's next task, to do it yourself.",
     "renew": "Keep a task that you claimed.",
@@ -31,8 +32,11 @@ COMMANDS = {
     "reject": "End a task that waits for an approval.",
     "retry": "Submit a finished task again as a new one that cites it.",
     "dlq": "Look at, retry and purge dead letters.",
+    "keys": "Make keys that sign, and say whose signatures count.",
     "worker": "Run a worker.",
+    "store": "Bring tasks to another store; remove the evidence of old ones.",
     "init": "Declare the engine's queues; safe to repeat.",
+    "access": "Tell and set who may do what on RabbitMQ.",
     "doctor": "Check engine, store and papers, and mend what can be mended.",
     "guide": "Print how a coordinator agent uses agentq well.",
     "demo": "Do the whole walk-through with a scripted agent.",
@@ -79,6 +83,7 @@ def agentq(
 
 def main() -> None:
     """The entry point: runs the command and turns what went wrong into words and an exit code."""
+    os.umask(0o077)  # until the settings are read
     signal.signal(signal.SIGINT, lambda *_: sys.exit(ExitCode.INTERRUPTED))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -107,7 +112,8 @@ def main() -> None:
 def _fail(what: str, hint: str, code: ExitCode) -> None:
     from agentq.cli.terms import say
 
-    say(what)
+    first, *more = what.replace("\r\n", "\n").split("\n")
+    say("\n".join([first, *(line if line.startswith("  ") else f"  | {line}" for line in more)]))
     if hint:
         say(f"  → {hint}")
     sys.exit(code)

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from agentq.cli.terms import (
+    AllowSecrets,
     AsJson,
     Broker,
     Patience,
@@ -28,6 +29,7 @@ def cancel(
     task_id: TaskId,
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why.", show_default=False)] = None,
     by: Who = None,
+    allow_secrets: AllowSecrets = False,
     wait: Annotated[bool, typer.Option("--wait", help="Return when nothing of it runs any more.")] = False,
     timeout: Patience = None,
     json: AsJson = False,
@@ -42,7 +44,7 @@ def cancel(
 
     seconds = patience(timeout)
     app = App.load(broker=broker, store=store)
-    manifest = app.hands.cancel(task_id, by or app.settings.coordinator, reason)
+    manifest = app.hands.cancel(task_id, by or app.settings.coordinator, reason, allow_secrets=allow_secrets)
     hand_over(app)
     if manifest is None and (wait or seconds is not None):
         ended = app.coordinator.wait([task_id], seconds, between=lambda: hand_over(app))
@@ -50,7 +52,7 @@ def cancel(
             raise WaitTimeout(
                 f"{task_id} is still being stopped after {seconds:g} s", hint=f"It goes on: agentq status {task_id}"
             )
-        manifest = app.hands.cancel(task_id, by or app.settings.coordinator, reason)
+        manifest = app.hands.cancel(task_id, by or app.settings.coordinator, reason, allow_secrets=allow_secrets)
     if json:
         stop = {name: getattr(manifest, name, None) for name in ("stopped", "stop_seconds")}
         echo_json(app.coordinator.status(task_id).model_dump(mode="json") | stop)

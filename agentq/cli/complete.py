@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from agentq.cli.hand import end
-from agentq.cli.terms import AsJson, Broker, By, Store, TakeOver, TaskId, command
+from agentq.cli.terms import AllowSecrets, AsJson, Broker, By, Store, TakeOver, TaskId, command
 from agentq.errors import Invalid
 from agentq.messages import is_key
 
@@ -25,6 +25,7 @@ def complete(
         list[str] | None,
         typer.Option(metavar="NAME=PATH", help="A piece of evidence, of a task that you claimed. Repeatable."),
     ] = None,
+    allow_secrets: AllowSecrets = False,
     take_over: TakeOver = False,
     json: AsJson = False,
     broker: Broker = None,
@@ -38,13 +39,13 @@ def complete(
     from agentq.context import read_file
     from agentq.hands import Hand
 
-    pieces = [_piece(text) for text in artifact or ()]
+    pieces, report = [_piece(text) for text in artifact or ()], None
     if result_file:
-        read_file(result_file)
+        report = read_file(result_file)
         pieces.insert(0, ("report", result_file))
     if not (summary.strip() or pieces):
         raise Invalid("a completion needs evidence", hint="Give --result-file, --summary, or both.")
-    hand = Hand(by=sender, status="completed", summary=summary)
+    hand = Hand(by=sender, status="completed", summary=summary, report=report, allow_secrets=allow_secrets)
     end(task_id, hand, pieces, take_over=take_over, json=json, broker=broker, store=store)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from agentq.cli.hand import end
-from agentq.cli.terms import AsJson, Broker, By, Store, TakeOver, TaskId, command
+from agentq.cli.terms import AllowSecrets, AsJson, Broker, By, Store, TakeOver, TaskId, command
 from agentq.errors import Invalid
 
 app = command()
@@ -16,6 +16,7 @@ def fail(
     task_id: TaskId,
     sender: By,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why it cannot be done.", show_default=False)],
+    allow_secrets: AllowSecrets = False,
     take_over: TakeOver = False,
     json: AsJson = False,
     broker: Broker = None,
@@ -31,7 +32,7 @@ def fail(
         raise Invalid("a failure needs a reason", hint="Say in --reason what stood in the way.")
     end(
         task_id,
-        Hand(by=sender, status="failed", reason=reason),
+        Hand(by=sender, status="failed", reason=reason, allow_secrets=allow_secrets),
         take_over=take_over,
         json=json,
         broker=broker,

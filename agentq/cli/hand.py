@@ -2,19 +2,19 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from typer import Exit
 
+from agentq.cli.progress import watched
 from agentq.cli.terms import echo, echo_json, hand_over
 from agentq.errors import Conflict, ExitCode, Invalid
-from agentq.messages import Outcome
 
 if TYPE_CHECKING:
     from agentq.app import App
-    from agentq.hands import Hand, Hands
+    from agentq.hands import Hand
     from agentq.pull import Holder
 
 
@@ -41,22 +41,20 @@ def end(
     """End a task: propose to inside its agent, finish what was claimed with `agentq claim`, else by hand."""
     from agentq.app import App
 
-    app = App.load(broker=broker, store=store)
     if own := None if take_over else inside(task_id):
-        propose(app.hands, task_id, hand, own, json=json, pieces=pieces)
+        propose(task_id, hand, own, json=json, pieces=pieces)
         return
+    app = App.load(broker=broker, store=store)
+    app.watch = watched
     holder = None if take_over else app.holder(task_id, hand.by, proof=_proof(task_id))
     if holder:
-        status: Outcome = "completed" if hand.status == "completed" else "failed"
-        manifest = holder.finish(status, summary=hand.summary, reason=hand.reason, pieces=pieces)
+        manifest = holder.finish(hand, pieces)
         app.let_go(task_id)
     else:
-        report = next((path for name, path in pieces if name == "report"), None)
-        if len(pieces) > (report is not None):
+        if len(pieces) > (hand.report is not None):
             raise Invalid(
                 f"{task_id} is not yours to bring evidence for", hint="Claim it first: agentq claim --as NAME"
             )
-        hand = replace(hand, report=report.read_bytes() if report else None)
         manifest = app.hands.end_by_hand(task_id, hand, take_over=take_over)
     hand_over(app)
     if json:
@@ -101,7 +99,6 @@ def _proof(task_id: str) -> tuple[int, str] | None:
 
 
 def propose(
-    hands: "Hands",
     task_id: str,
     hand: "Hand",
     own: Inside,
@@ -110,11 +107,14 @@ def propose(
     pieces: Sequence[tuple[str, Path]] = (),
 ) -> None:
     """Leave the word of a running agent on its own attempt, and its files where the worker collects them."""
+    from agentq import proposal
+
+    hand.refuse_credentials()
     for name, path in pieces:
         _leave(path, own.output / f"{name}{'.md' if name == 'report' else path.suffix}")
-    proposal = hands.propose(task_id, own.attempt, own.token, hand)
+    held = proposal.propose(own.output, task_id, own.attempt, own.token, hand)
     if json:
-        echo_json(proposal.model_dump(mode="json", exclude={"token"}))
+        echo_json(held.model_dump(mode="json", exclude={"token"}))
     else:
         echo(f"{task_id}  proposed as {hand.status}; the worker checks it when you end")
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentq.cli.terms import AsJson, Broker, NewId, Sender, Store, command, echo, echo_json, say
+from agentq.cli.terms import AllowSecrets, AsJson, Broker, NewId, Sender, Store, command, echo, echo_json, say
 
 app = command()
 
@@ -22,6 +22,7 @@ def submit(
     plan_id: NewId = None,
     sender: Sender = None,
     check: Annotated[bool, typer.Option("--check", help="Only check it, and print its tasks in order.")] = False,
+    allow_secrets: AllowSecrets = False,
     json: AsJson = False,
     broker: Broker = None,
     store: Store = None,
@@ -37,6 +38,7 @@ def submit(
     planned = read_plan(
         app.store,
         sys.stdin.buffer.read() if path == "-" else Path(path),
+        allow_secrets=allow_secrets,
         coordinator=app.settings.coordinator,
         check_target=app.check_target,
         plan_id=plan_id,
@@ -49,7 +51,7 @@ def submit(
             after = f"  after {', '.join(task.depends_on)}" if task.depends_on else ""
             echo(f"{task.task_id}  {task.to}{after}")
         return
-    registered = asyncio.run(app.submit_plan(planned.request, planned.contexts))
+    registered = asyncio.run(app.submit_plan(planned.request, planned.contexts, allow_secrets=allow_secrets))
     if json:
         echo_json(registered.envelope)
     else:

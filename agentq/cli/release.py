@@ -5,7 +5,19 @@ from typing import Annotated
 import typer
 
 from agentq.cli.hand import holder_of, inside, propose
-from agentq.cli.terms import AsJson, Broker, Store, TaskId, command, echo, echo_json, hand_over, not_before
+from agentq.cli.terms import (
+    AllowSecrets,
+    AsJson,
+    Broker,
+    Store,
+    TaskId,
+    command,
+    echo,
+    echo_json,
+    hand_over,
+    not_before,
+    one_line,
+)
 from agentq.errors import ExitCode
 
 app = command()
@@ -17,6 +29,7 @@ def release(
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; the next one is told.")] = "given back",
     delay: Annotated[str | None, typer.Option(metavar="TIME", help="Not again before: 10m.")] = None,
     at: Annotated[str | None, typer.Option(metavar="TIME", help="Not again before that time.")] = None,
+    allow_secrets: AllowSecrets = False,
     json: AsJson = False,
     broker: Broker = None,
     store: Store = None,
@@ -25,20 +38,22 @@ def release(
     from agentq.app import App
     from agentq.hands import Hand
 
-    app = App.load(broker=broker, store=store)
     when = not_before(delay, at)
     own = inside(task_id)
+    hand = Hand(
+        by=own.agent if own else "", status="released", reason=reason, not_before=when, allow_secrets=allow_secrets
+    )
     if own:
-        hand = Hand(by=own.agent, status="released", reason=reason, not_before=when)
-        propose(app.hands, task_id, hand, own, json=json)
+        propose(task_id, hand, own, json=json)
         return
-    manifest = holder_of(app, task_id).release(reason, when)
+    app = App.load(broker=broker, store=store)
+    manifest = holder_of(app, task_id).release(hand)
     app.let_go(task_id)
     hand_over(app)
     if json:
         echo_json(app.coordinator.status(task_id))
     elif manifest:
-        echo(f"{task_id}  {manifest.reason}")
+        echo(f"{task_id}  {one_line(manifest.reason)}")
     else:
         echo(f"{task_id}  released")
     raise typer.Exit(ExitCode.TASK_CANCELLED if manifest else ExitCode.OK)

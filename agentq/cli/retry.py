@@ -19,7 +19,7 @@ def retry(
     from agentq.app import App
 
     app = App.load(broker=broker, store=store)
-    registered = asyncio.run(app.submit(app.coordinator.retry(task_id, new_id)))
+    registered = asyncio.run(app.submit(app.coordinator.retry(task_id, new_id), allow_secrets=True))
     if json:
         echo_json(registered.envelope)
     else:

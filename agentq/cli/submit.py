@@ -9,6 +9,7 @@ import typer
 from pydantic import ValidationError
 
 from agentq.cli.terms import (
+    AllowSecrets,
     AsJson,
     Broker,
     NewId,
@@ -104,6 +105,7 @@ def submit(
     traceparent: Annotated[
         str | None, typer.Option(metavar="TEXT", envvar="TRACEPARENT", help="W3C trace context.")
     ] = None,
+    allow_secrets: AllowSecrets = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end, as `agentq wait` does.")] = False,
     wait_timeout: Annotated[
         str | None, typer.Option(metavar="TIME", help="Wait no longer than: 90, 10m, 2h (exit code 7).")
@@ -150,7 +152,7 @@ def submit(
             "context_sha256": context.sha256 if context and context.ref else None,
         }
     )
-    registered = _run(app, envelope, context.data if context and not context.ref else None)
+    registered = _run(app, envelope, context.data if context and not context.ref else None, allow_secrets=allow_secrets)
     if not registered.new:
         say(f"{registered.envelope.task_id} was registered before, with the same content")
     if wait or limit is not None:
@@ -161,10 +163,10 @@ def submit(
         echo(registered.envelope.task_id)
 
 
-def _run(app: "App", envelope: "Envelope", context: bytes | None) -> "Registered":
+def _run(app: "App", envelope: "Envelope", context: bytes | None, *, allow_secrets: bool) -> "Registered":
     import asyncio
 
-    return asyncio.run(app.submit(envelope, context))
+    return asyncio.run(app.submit(envelope, context, allow_secrets=allow_secrets))
 
 
 def _wait(app: "App", task_id: str, seconds: float | None, *, json: bool) -> None:

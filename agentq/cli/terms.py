@@ -1,6 +1,5 @@
 """What the commands share: their options, ids, durations and times, and how things are printed."""
 
-import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -8,8 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agentq.cli.login import passwordless
 from agentq.errors import Invalid
-from agentq.messages import Completion, Message, is_key
+from agentq.harmless import one_line as one_line
+from agentq.harmless import quoted as quoted
+from agentq.harmless import visible, visible_json
+from agentq.messages import Completion, Doubted, Message, is_key
 from agentq.request import ahead as ahead
 from agentq.request import seconds as seconds
 
@@ -37,14 +40,18 @@ def checked_name(text: str | None) -> str | None:
     return _checked(text, "name", 64)
 
 
-def _checked_names(texts: list[str] | None) -> list[str]:
+def checked_names(texts: list[str] | None) -> list[str]:
     return [text for text in texts or () if checked_name(text)]
 
 
 Broker = Annotated[
-    str | None, typer.Option("--broker", metavar="URL", help="amqp://… or sqlite:///…", show_default=False)
+    str | None,
+    typer.Option("--broker", metavar="URL", help="amqp://… or sqlite:///…", show_default=False, callback=passwordless),
 ]
-Store = Annotated[str | None, typer.Option("--store", metavar="URL", help="A folder or file:///…", show_default=False)]
+Store = Annotated[
+    str | None,
+    typer.Option("--store", metavar="URL", help="A folder, file:///… or s3://bucket/prefix", show_default=False),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="The task's id.", show_default=False, callback=_checked_id)]
 TaskIds = Annotated[
@@ -79,12 +86,13 @@ Runner = Annotated[
 AgentNames = Annotated[
     list[str] | None,
     typer.Option(
-        "--agent", metavar="NAME", help="An agent without a profile here. Repeatable.", callback=_checked_names
+        "--agent", metavar="NAME", help="An agent without a profile here. Repeatable.", callback=checked_names
     ),
 ]
 TakeOver = Annotated[bool, typer.Option("--take-over", help="End a running attempt too.")]
-
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+AllowSecrets = Annotated[
+    bool, typer.Option("--allow-secrets", help="Let through what looks like a credential and is none.")
+]
 
 
 def command(name: str | None = None) -> typer.Typer:
@@ -116,21 +124,6 @@ def say(text: str) -> None:
     print(visible(text), file=sys.stderr)
 
 
-def visible(text: str) -> str:
-    """The text with control characters written out, so that what an agent wrote cannot steer a terminal."""
-    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\r\n", "\n"))
-
-
-def one_line(text: str | None) -> str:
-    """The text as one line, so that what an agent wrote cannot pass for another line of ours."""
-    return " ".join((text or "").split())
-
-
-def quoted(text: str) -> str:
-    """The text with a bar before each line: whatever it says, it is seen to be somebody else's."""
-    return "\n".join(f"| {line}".rstrip() for line in text.split("\n"))
-
-
 def echo_json(value: Message | Sequence[Message] | dict[str, Any] | list[Any]) -> None:
     """A model, or several, as JSON to stdout."""
     import json
@@ -139,7 +132,7 @@ def echo_json(value: Message | Sequence[Message] | dict[str, Any] | list[Any]) -
         return item.model_dump(mode="json", by_alias=True) if isinstance(item, Message) else item
 
     value = [plain(item) for item in value] if isinstance(value, (list, tuple)) else plain(value)
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    print(visible_json(json.dumps(value, indent=2, ensure_ascii=False, default=str)))
 
 
 def ago(then: datetime | None) -> str:
@@ -177,7 +170,12 @@ def hand_over(app: "App") -> None:
 
 
 def outcome(completion: Completion) -> str:
-    """How a task ended and, when it completed, whether agentq checked that or only somebody said so."""
+    """How a task ended and, when it completed, whether agentq checked that or only somebody said so.
+
+    One whose signature is no proof says why.
+    """
+    if isinstance(completion, Doubted):
+        return f"{completion.status}  unverified: {one_line(completion.unverified_because)}"
     if completion.status != "completed":
         return completion.status
     return "completed  verified" if completion.verified else "completed  unverified"

@@ -7,12 +7,14 @@ import os
 import shlex
 import signal
 import socket
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agentq.cli.terms import Broker, Runner, Store, command, say
+from agentq.credentials import masked
 from agentq.errors import Invalid
+from agentq.harmless import one_line, quoted
 
 if TYPE_CHECKING:
     from agentq.app import App
@@ -36,13 +38,26 @@ def run(
     """Take one task after another for an agent. SIGTERM drains; a second one stops what runs and releases it."""
     from agentq.app import App
 
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
-    )
-    for noisy in ("asyncio", "aio_pika", "aiormq"):
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
+    for noisy in ("asyncio", "aio_pika", "aiormq", "botocore", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     asyncio.run(_run(App.load(broker=broker, store=store), name, _words(runner)))
     say(f"{name}: ended")
+
+
+class _Lines(logging.Formatter):
+    """One line for each record, a bar before each of a traceback: nothing in them can pass for another record."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The record as one line, without control characters and passwords."""
+        record.message = one_line(masked(record.message))
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        """A traceback, quoted."""
+        return quoted(masked(super().formatException(ei)))
 
 
 def _words(runner: str | None) -> list[str]:
