@@ -1,19 +1,26 @@
 """The one place that puts the parts together, from settings; heavy parts are imported when first needed."""
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentq.adapters import open_engine, open_store, without_password
-from agentq.config import Profile, Settings, find_profile, load_settings, profiles
+from agentq.config import LimitsSection, Profile, Settings, find_profile, load_settings, profiles
+from agentq.context import context_at
 from agentq.coordinator import Coordinator, Registered
+from agentq.credentials import refuse
 from agentq.engine import DeadLetter, Declared, Engine, Health
 from agentq.errors import AgentqError, EngineUnavailable, Invalid, NotFound, StoreUnavailable
+from agentq.keyring import Keyring
 from agentq.messages import Envelope, is_key, parse_envelope
 from agentq.records import Records
+from agentq.request import texts_of
+from agentq.signing import Signer
 from agentq.store import Store
+from agentq.trust import Answers, of_worker
 
 if TYPE_CHECKING:
     from agentq.doctor import Findings
@@ -21,7 +28,8 @@ if TYPE_CHECKING:
     from agentq.lifecycle import Papers
     from agentq.papers import Claim
     from agentq.pull import Holder, Holdings, Taken
-    from agentq.why import Why
+    from agentq.transfer import Transfer
+    from agentq.why import Queue, Why
     from agentq.worker import Worker
 
 
@@ -62,28 +70,41 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.watch: Callable[[Store], Store] = lambda store: store
         self._released: list[Envelope] = []
 
     @classmethod
     def load(cls, **flags: Any) -> "App":
-        """An app with the settings in force, flags first."""
-        return cls(load_settings(flags))
+        """An app with the settings in force, flags first; what this process makes is private as they say."""
+        settings = load_settings(flags)
+        os.umask(int(settings.umask, 8))
+        return cls(settings)
 
     @cached_property
     def store(self) -> Store:
         """The store."""
         self._make_data_folder(self.settings.store)
-        return open_store(self.settings.store)
+        return self.watch(open_store(self.settings.store, self.settings.s3))
 
     @cached_property
     def records(self) -> Records:
         """The papers in the store."""
-        return Records(self.store)
+        return Records(self.store, Signer(self.keyring, self.settings.coordinator))
+
+    @cached_property
+    def keyring(self) -> Keyring:
+        """This user's keys, and those trusted here."""
+        return Keyring(self.settings.keys or self.settings.data / "keys")
+
+    @cached_property
+    def answers(self) -> Answers:
+        """Which completions count as proven."""
+        return Answers(self.records, self.keyring, self.settings.require_signatures)
 
     @cached_property
     def coordinator(self) -> Coordinator:
         """The coordinator's side."""
-        return Coordinator(self.records, is_gone=_is_orphaned, released=self._released)
+        return Coordinator(self.records, is_gone=_is_orphaned, released=self._released, told=self.answers.told)
 
     @cached_property
     def hands(self) -> "Hands":
@@ -144,13 +165,30 @@ class App:
                 hint=f"It takes: {', '.join(profile.types)}.",
             )
 
-    async def submit(self, request: Envelope, context: bytes | None = None) -> Registered:
-        """Register a task and hand it to the engine; nothing is written when the engine would refuse it."""
+    async def submit(
+        self, request: Envelope, context: bytes | None = None, *, allow_secrets: bool = False
+    ) -> Registered:
+        """Register a task and hand it to the engine; nothing is written when the engine would refuse it.
+
+        Raises Invalid when something in it looks like a credential, unless that is allowed.
+        """
+        self._refuse_credentials(request, {request.task_id: context}, allowed=allow_secrets)
         return await self._submit(request, lambda asked: self.coordinator.register(asked, context))
 
-    async def submit_plan(self, request: Envelope, contexts: Mapping[str, bytes]) -> Registered:
-        """Register a plan with all its tasks, and hand those to the engine that may start."""
+    async def submit_plan(
+        self, request: Envelope, contexts: Mapping[str, bytes], *, allow_secrets: bool = False
+    ) -> Registered:
+        """Register a plan with all its tasks, and hand those to the engine that may start; Invalid as `submit` says."""
+        self._refuse_credentials(request, contexts, allowed=allow_secrets)
         return await self._submit(request, lambda asked: self.coordinator.register_plan(asked, contexts))
+
+    def _refuse_credentials(
+        self, request: Envelope, contexts: Mapping[str, bytes | None], *, allowed: bool = False
+    ) -> None:
+        if not allowed:
+            tasks = (task for task in request.plan or (request,) if contexts.get(task.task_id) is None)
+            there = {task.task_id: context_at(self.store, task.context_ref).data for task in tasks if task.context_ref}
+            refuse(texts_of(request, {**contexts, **there}))
 
     async def _submit(self, request: Envelope, register: Callable[[Envelope], Registered]) -> Registered:
         request = self._with_approvals(request)
@@ -207,18 +245,30 @@ class App:
             return error
         return None
 
+    def transfer(self, to: str, by: str | None, progress: Callable[[int], None], *, dry_run: bool) -> "Transfer":
+        """What brings tasks from this store to another one, which is proven to be fit first, but for a dry run."""
+        from agentq.proof import prove
+        from agentq.transfer import Transfer
+
+        target = Records(open_store(to, self.settings.s3))
+        if not dry_run:
+            prove(target.store)
+        return Transfer(self.records, target, by=by or self.settings.coordinator, progress=progress)
+
     def why(self, task_id: str) -> "Why":
         """Why a task does not move; the engine is asked only where that says more, and may be down."""
         from agentq.why import Explainer
 
-        return Explainer(self.records, self.coordinator, self._listeners).why(task_id)
+        return Explainer(self.records, self.coordinator, self._queue).why(task_id)
 
-    def _listeners(self, agent: str) -> int | str:
+    def _queue(self, agent: str) -> "Queue | str":
         import asyncio
 
-        async def ask() -> int:
+        from agentq.why import Queue
+
+        async def ask() -> Queue:
             async with self.engine() as engine:
-                return await engine.listeners(agent)
+                return Queue(await engine.listeners(agent), await engine.depth(agent))
 
         try:
             return asyncio.run(ask())
@@ -264,7 +314,7 @@ class App:
                 await self._publish_all(engine, known, [known])
             return known
         request = self.coordinator.retry(known.task_id, _next_id(known.task_id)) if known else request
-        return (await self.submit(request)).envelope
+        return (await self.submit(request, allow_secrets=True)).envelope  # it was written down before
 
     def _registered(self, task_id: str) -> Envelope | None:
         with contextlib.suppress(NotFound):
@@ -274,7 +324,12 @@ class App:
     # ------------------------------------------------------------------ setting up
 
     async def declare(self) -> Declared:
-        """Declare the engine's whole topology for all known agents."""
+        """Declare the engine's whole topology for all known agents; raises Invalid for a store that is unfit."""
+        import asyncio
+
+        from agentq.proof import prove
+
+        await asyncio.to_thread(prove, self.store)
         async with self.engine() as engine:
             declared = await engine.declare(self.agents, [self.settings.coordinator])
         self._lay_out_store()
@@ -329,13 +384,15 @@ class App:
                 f"there is no {'profile for' if self.settings.require_profiles else 'agent'} {agent}",
                 hint=f"Known: {', '.join(sorted(known))}. See agents and require_profiles in agentq.toml.",
             )
-        terms = terms_of(profile or Profile(agent=agent, folder=Path(), prompt=""), NOBODY)
-        claims = Claims(self.records, replace(terms, lease=lease), is_gone=bury_orphaned, stop_silent=stop_silent)
+        profile = profile or Profile(agent=agent, folder=Path(), prompt="")
+        terms, (signer, senders) = replace(terms_of(profile, NOBODY), lease=lease), of_worker(self.keyring, profile)
+        records = Records(self.store, signer)
+        claims = Claims(records, terms, is_gone=bury_orphaned, stop_silent=stop_silent, senders=senders)
         _make_folder(self.settings.data)
         self._holdings.ready()
         async with self.engine() as engine:
             await engine.ready(agent)
-            taken = await pull(self.records, engine, claims, seconds)
+            taken = await pull(records, engine, claims, seconds)
         if taken:
             claim, task_id = taken.start.claim, taken.start.papers.envelope.task_id
             self._holdings.keep(
@@ -354,7 +411,11 @@ class App:
         if proof:
             attempt, token = proof
             held = Held(task_id=task_id, attempt=attempt, token=token, agent=agent or "", store=self.store.url)
-        return Holder(self.records, held, self._released) if held else None
+        if held is None:
+            return None
+        profile = self.profiles.get(held.agent)
+        limits = profile.limits if profile else LimitsSection()
+        return Holder(self.records, held, self._released, artifact_bytes=limits.artifact_bytes)
 
     def let_go(self, task_id: str) -> None:
         """Forget a claim that ended."""
@@ -377,7 +438,8 @@ class App:
                 f"{profile.folder}/worker.toml names no agent to run",
                 hint="Set command = [...] under [runner], or give --runner COMMAND (AGENTQ_RUNNER).",
             )
-        section = profile.runner
+        section, (signer, senders) = profile.runner, of_worker(self.keyring, profile)
+        records = Records(self.store, signer)
         agent = CommandRunner(command, prompt_via=section.prompt, grace_seconds=section.grace_seconds)
         verifier = (
             CommandRunner(profile.evidence.verify, grace_seconds=section.grace_seconds)
@@ -387,4 +449,6 @@ class App:
         for program in (agent, verifier) if verifier else (agent,):
             program.check()
         async with self.engine() as engine:
-            yield Worker(self.records, engine, profile, agent, verifier, data=self.settings.data, on_ready=on_ready)
+            yield Worker(
+                records, engine, profile, agent, verifier, data=self.settings.data, on_ready=on_ready, senders=senders
+            )

@@ -16,6 +16,7 @@ from pathlib import Path
 from agentq.claim import Claims, Settle, Start, Verdict, end_of
 from agentq.commit import REPORT, commit, completion_of
 from agentq.config import PASSED_ENVIRONMENT, Profile
+from agentq.credentials import masked
 from agentq.engine import Delivery, Engine
 from agentq.errors import AgentqError, Conflict, Invalid
 from agentq.evidence import (
@@ -31,10 +32,12 @@ from agentq.evidence import (
 from agentq.handover import hand_over
 from agentq.keeper import Keeper, standing
 from agentq.lifecycle import backoff, cancelled_because
-from agentq.messages import Outcome, Stopped, utc_now
+from agentq.messages import REASON_LIMIT, Outcome, Stopped, shorten, utc_now
 from agentq.papers import Proposal
 from agentq.patience import cancelled, patiently
 from agentq.prompt import render
+from agentq.proposal import read_own
+from agentq.quota import Growth, Quota
 from agentq.records import Records, evidence_prefix
 from agentq.runner import Job, Ran, Runner
 from agentq.scratch import Scratch
@@ -73,11 +76,12 @@ class AttemptRun:
         self._began = time.monotonic()
         self._gone_at = self._began
         self._stopped: Stopped = "proven"  # nothing runs yet
+        self._upkeep: list[asyncio.Task[None]] = []
         self.keeper = Keeper(bench.records, bench.engine, bench.profile.limits, start, delivery)
 
     async def run(self) -> Verdict:
         """Run the agent, commit its result or end the attempt, and clean up; never raises for what the agent did."""
-        keeping = asyncio.create_task(self.keeper.keep())
+        self._upkeep = [asyncio.create_task(self.keeper.keep())]
         try:
             await self._look()  # what was sealed or cancelled since the claim must not start
             ran = await self._run_agent()
@@ -86,7 +90,7 @@ class AttemptRun:
             self._scratch.release()  # what is in it is brought in as late evidence
             raise
         finally:
-            await cancelled(keeping)
+            await cancelled(*self._upkeep)
         await asyncio.to_thread(self._clean)
         return verdict
 
@@ -103,6 +107,9 @@ class AttemptRun:
             return Ran("parked", str(error))
         except (AgentqError, OSError) as error:
             return Ran("failed", f"the attempt could not be prepared: {error}")
+        growth = await asyncio.to_thread(Growth, (self._scratch.output, job.workdir))
+        limit = self._bench.profile.limits.attempt_bytes
+        self._upkeep.append(asyncio.create_task(growth.watch(limit, lambda: self.keeper.ask("overfull"))))
         return await self._unless_stopped(self._bench.runner, job)
 
     async def _unless_stopped(self, runner: Runner, job: Job) -> Ran:
@@ -172,7 +179,7 @@ class AttemptRun:
     # ------------------------------------------------------------------ finishing
 
     async def _finish(self, ran: Ran) -> Verdict:
-        proposal = await patiently(functools.partial(self._records.proposal, self._envelope.task_id, self._number))
+        proposal = await patiently(self._proposed)
         ran = _as_told(ran, proposal)
         evidence, summary = await self._collect(ran, proposal)
         await self._look()
@@ -185,7 +192,21 @@ class AttemptRun:
             return await self._end("interrupted: the worker was stopped", evidence, counts=False)
         if self.keeper.stop == "cancelled":
             return await self._cancelled(evidence, summary)
+        if self.keeper.stop == "overfull":
+            limit = self._bench.profile.limits.attempt_bytes
+            reason = f"stopped: it wrote more than {limit} bytes to its workspace and its output folder"
+            return await self._end(reason, evidence, retry_at=self._next_try())
         return await self._judge(ran, proposal, evidence, summary)
+
+    def _proposed(self) -> Proposal | None:
+        """The agent's own word, put beside its evidence; what is none is told and left out."""
+        claim = self._start.claim
+        try:
+            proposal = read_own(self._scratch.output, self._envelope.task_id, self._number, claim.token)
+        except Invalid as error:
+            log.warning("%s: attempt %d: %s", self._envelope.task_id, self._number, error)
+            return None
+        return self._records.propose(proposal) if proposal else None
 
     async def _look(self) -> None:
         stop = await patiently(functools.partial(standing, self._records, self._start))
@@ -216,7 +237,7 @@ class AttemptRun:
         if ran.ended != "done":
             return await self._end(ran.reason or ran.ended, evidence, retry_at=self._next_try())
         if evidence.faults:
-            reason = f"the agent said it was done, but {'; '.join(evidence.faults)}"
+            reason = f"the agent said it was done, but {evidence.in_words()}"
             return await self._end(reason, evidence, retry_at=self._next_try())
         usage = ran.usage.model_copy(update={"seconds": round(time.monotonic() - self._began, 3)})
         return await self._commit("completed", evidence, summary, usage=usage, verified=True)
@@ -236,8 +257,8 @@ class AttemptRun:
             status,
             by=self._bench.profile.agent,
             attempt=self._number,
-            reason=reason,
-            summary=summary,
+            reason=reason and masked(shorten(reason, REASON_LIMIT)),
+            summary=masked(summary),
             verified=verified,
             artifacts=tuple(evidence.artifacts),
         )
@@ -255,6 +276,7 @@ class AttemptRun:
         self, reason: str, evidence: Evidence, *, counts: bool = True, retry_at: datetime | None = None
     ) -> Verdict:
         by = self._bench.profile.agent
+        reason = masked(shorten(reason, REASON_LIMIT))
         end = end_of(self._start.claim, by, reason, counts=counts, retry_at=retry_at, stopped=self._stopped)
         end = end.model_copy(update={"artifacts": tuple(evidence.artifacts)})
         await patiently(functools.partial(self._records.end, self._envelope.task_id, end))
@@ -269,7 +291,8 @@ class AttemptRun:
 
     async def _collect(self, ran: Ran, proposal: Proposal | None) -> tuple[Evidence, str]:
         """Put everything the attempt left into the store, and check it against what was asked for."""
-        collector = Collector(self._records, self._prefix)
+        limits = self._bench.profile.limits
+        collector = Collector(self._records, self._prefix, Quota(limits.artifact_bytes, limits.attempt_bytes))
         if not self._scratch.root.exists():
             return collector.evidence, ""
         await patiently(functools.partial(self._add_own, collector))
@@ -278,10 +301,11 @@ class AttemptRun:
         return await patiently(functools.partial(self._add_agents, collector, ran, proposal))
 
     def _add_own(self, collector: Collector) -> None:
-        collector.evidence = Evidence()
+        collector.restart()
         if self._scratch.transcript.exists():
-            collector.add(TRANSCRIPT, self._scratch.transcript, suffix=".log")
-        self._add_patch(collector)
+            collector.add(TRANSCRIPT, self._scratch.transcript, suffix=".log", bounded=True)
+        if self.keeper.stop != "overfull":  # a patch of that would fill the memory, too
+            self._add_patch(collector)
 
     def _add_agents(self, own: Collector, ran: Ran, proposal: Proposal | None) -> tuple[Evidence, str]:
         collector = own.copy()
@@ -312,7 +336,7 @@ class AttemptRun:
         if ran.ended != "done":
             collector.evidence.faults.append(f"the verify command ({' '.join(section.verify)}) {ran.reason}")
         if self._scratch.tests.exists():
-            add = functools.partial(collector.add, TEST_OUTPUT, self._scratch.tests, suffix=".txt")
+            add = functools.partial(collector.add, TEST_OUTPUT, self._scratch.tests, suffix=".txt", bounded=True)
             await patiently(add)
 
     def _summary(self, evidence: Evidence, proposal: Proposal | None, ran: Ran) -> str:

@@ -7,18 +7,27 @@ manifest. Who loses reads the papers again from the start and never tries the ne
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from logging import DEBUG, INFO, WARNING, getLogger
 
-from agentq.commit import commit, seal_as
+from agentq.commit import commit_seal, seal_as
 from agentq.config import Profile
+from agentq.credentials import told
 from agentq.engine import Guard
 from agentq.errors import EvidenceError, Invalid, StoreUnavailable
 from agentq.gates import check_needs, note_release
+from agentq.guards import guard_id, is_genuine
 from agentq.lifecycle import Papers, due, ending
 from agentq.messages import ENVELOPE_LIMIT, Completion, Envelope, Outcome, Stopped, parse_envelope, utc_now
 from agentq.papers import Attempt, Claim, Demand, End, Owner, new_token
 from agentq.records import Records
+from agentq.request import texts_of
+from agentq.trust import Senders
+
+log = getLogger("agentq")
 
 WRONG_STORE_DELAY = 60.0
+REMEMBERED = 10_000
+"""Of how many tasks of another store it is remembered that somebody was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +53,13 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Publish a copy with a delay (and as a guard), then acknowledge."""
+    """Publish a copy with a delay (and as a guard), then acknowledge; `level` is how loudly that is logged."""
 
     envelope: Envelope
     delay: float
     why: str
     guard: Guard | None = None
+    level: int = INFO
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +117,29 @@ class Claims:
         is_gone: Callable[[Claim], bool],
         stop_silent: Callable[[Claim], bool] = lambda _: False,
         now: Callable[[], datetime] = utc_now,
+        senders: Senders | None = None,
     ) -> None:
         self.records = records
         self.terms = terms
+        self._senders = senders
         self._is_gone = is_gone
         self._stop_silent = stop_silent
         self._now = now
         self._unsure: dict[str, Claim] = {}
+        self._told: set[str] = set()
 
-    def pick_up(self, body: bytes, guard: Guard | None, published_at: datetime | None, looked: bool = False) -> Verdict:
+    def pick_up(
+        self,
+        body: bytes,
+        guard: Guard | None,
+        published_at: datetime | None,
+        looked: bool = False,
+        *,
+        was_delayed: bool = False,
+    ) -> Verdict:
         """What to do with a delivery; papers that follow from it (a claim, an end, a seal) are written already."""
         try:
-            envelope = self._admit(parse_envelope(body), published_at)
+            envelope = self._admit(parse_envelope(body), guard, published_at, was_delayed=was_delayed)
         except (Invalid, EvidenceError) as error:
             return Refuse(str(error))
         if isinstance(envelope, Park):
@@ -141,7 +162,8 @@ class Claims:
         papers = self.records.papers(task_id)
         if papers is None:
             return Refuse(f"{task_id} is not registered in {self.records.store.url}")
-        verdict = self._ended(papers) or self._running(papers, guard, looked, may_start=may_start)
+        verdict: Verdict | _Again | None = self._ended(papers) or self._moved(papers)
+        verdict = verdict or self._running(papers, guard, looked, may_start=may_start)
         verdict = verdict or self._over(papers) or self._gates(papers) or self._not_yet(papers)
         if verdict:
             return verdict
@@ -149,35 +171,54 @@ class Claims:
 
     # ------------------------------------------------------------------ admitting
 
-    def _admit(self, message: Envelope, published_at: datetime | None) -> Envelope | Park:
+    def _admit(
+        self, message: Envelope, guard: Guard | None, published_at: datetime | None, *, was_delayed: bool
+    ) -> Envelope | Park:
         """The registered envelope that the message stands for; registers a foreign producer's. Raises Invalid."""
         registered = self.records.envelope(message.task_id)
         if message.is_group or (registered and registered.is_group):
             raise Invalid(f"{message.task_id} is a plan: its tasks are delivered, it is not")
-        if registered is None and not message.is_foreign:
-            return self._papers_missing(message)
+        if registered is None and (not message.is_foreign or message.store not in (None, self.records.store.url)):
+            return self._papers_missing(message, guard)
         if message.to != self.terms.agent:
             raise Invalid(f"the message is for {message.to} and was in the queue of {self.terms.agent}")
+        if registered is None and was_delayed:
+            raise Invalid(f"{message.task_id} is not registered, and came through a delay: any worker may have put it")
         registered = registered or self._register(message, published_at)
         if registered.request_sha256 != message.request_digest():
             raise Invalid(f"another task is registered as {message.task_id}; this message's content is not that task's")
         return registered
 
-    def _papers_missing(self, message: Envelope) -> Park:
+    def _papers_missing(self, message: Envelope, guard: Guard | None) -> Park:
+        """Leave a task of another store to its own workers, with its guard if it is one; say so once."""
         here = self.records.store.url
-        if message.store == here:
+        if message.store in (None, here):
             raise Invalid(f"{message.task_id} has no papers in {here}: collected long ago, or never registered")
-        why = f"{message.task_id} has its papers in {message.store}, this worker's store is {here}"
-        return Park(message, WRONG_STORE_DELAY, why)
+        where = f"its papers are in {message.store}, this worker's store is {here}"
+        why = f"{where}: correct AGENTQ_STORE, or bring it here: agentq store copy {message.task_id} --to {here}"
+        return Park(message, WRONG_STORE_DELAY, why, guard, WARNING if self._is_news(message.task_id) else DEBUG)
+
+    def _is_news(self, task_id: str) -> bool:
+        """True when nobody was told of this task yet."""
+        if task_id in self._told:
+            return False
+        if len(self._told) >= REMEMBERED:
+            self._told.clear()
+        self._told.add(task_id)
+        return True
 
     def _register(self, message: Envelope, published_at: datetime | None) -> Envelope:
         refusal = self._other_type(message)
         if refusal:
             raise Invalid(refusal)
+        if self._senders:
+            raise Invalid(f"{self.terms.agent} runs only what is signed, and no agentq registered and signed this")
         check_needs(self.records, message, must_exist=False)
         envelope = message.registered(self.records.store.url, message.created_at or published_at or self._now())
         if len(envelope.to_json()) > ENVELOPE_LIMIT:
             raise Invalid(f"the message is so long that its registered envelope has more than {ENVELOPE_LIMIT} bytes")
+        for line in told(texts_of(envelope, {})):
+            log.warning("%s came from elsewhere, and whoever reads the store can read it: %s", envelope.task_id, line)
         return self.records.register(envelope, published=True)
 
     def _other_type(self, envelope: Envelope) -> str | None:
@@ -190,7 +231,15 @@ class Claims:
     def _ended(self, papers: Papers) -> Verdict | None:
         if papers.manifest:
             return Settle(papers.manifest)
-        return Settle(commit(self.records, papers.seal.completion)) if papers.seal else None
+        return Settle(commit_seal(self.records, papers.seal)) if papers.seal else None
+
+    def _moved(self, papers: Papers) -> Park | None:
+        """Leave a task that is at home in another store to the workers there, who may share this queue."""
+        home, task_id = papers.moved_to, papers.envelope.task_id
+        if home is None:
+            return None
+        level = INFO if self._is_news(task_id) else DEBUG
+        return Park(papers.envelope, WRONG_STORE_DELAY, f"it was moved to {home}", level=level)
 
     def _running(
         self, papers: Papers, guard: Guard | None, looked: bool, *, may_start: bool
@@ -199,10 +248,11 @@ class Claims:
         if claim is None or last is None:
             return None
         if may_start and self._was_unsure(papers.envelope.task_id, claim):
-            return Start(papers, claim)
+            refusal = self._unproven(papers)
+            return self._bury(papers, claim, refusal) if refusal else Start(papers, claim)
         if self._is_gone(claim):
             return self._bury(papers, claim, "its worker's process died")
-        if guard and guard.attempt == claim.attempt:
+        if guard and guard.attempt == claim.attempt and is_genuine(guard, claim, last):
             return self._guard_came_back(papers, last, guard, looked)
         return self._copy_of_running(papers, last)
 
@@ -232,7 +282,8 @@ class Claims:
     def _copy_of_running(self, papers: Papers, last: Attempt) -> Verdict:
         if last.lease and last.lease.guard:
             return Drop(f"attempt {last.number} is running and has its guard")
-        return self._park_guard(papers, last.number, last.lease.counter if last.lease else 0, new_token())
+        counter = last.lease.counter if last.lease else 0
+        return self._park_guard(papers, last.number, counter, guard_id(last.paper.token))
 
     def _park_guard(self, papers: Papers, number: int, counter: int, guard_id: str) -> Park:
         guard = Guard(attempt=number, counter=counter, id=guard_id)
@@ -249,12 +300,19 @@ class Claims:
         over = ending(papers, self._now())
         if over:
             return self._seal(papers, *over)
-        refusal = self._other_type(papers.envelope)
+        refusal = self._other_type(papers.envelope) or self._unproven(papers)
         if refusal:
             return self._seal(papers, "failed", refusal, given_up=True)
         if papers.counted >= (papers.envelope.max_attempts or self.terms.max_attempts):
             return self._seal(papers, "failed", _exhausted(papers), given_up=True)
         return None
+
+    def _unproven(self, papers: Papers) -> str | None:
+        """Why this worker must not run what these papers say, whatever message brought it here."""
+        if self._senders is None:
+            return None
+        to = papers.envelope.to
+        return self._senders.refusal(papers) if to == self.terms.agent else f"it is for {to}"
 
     def _gates(self, papers: Papers) -> "Verdict | _Again | None":
         """Let go of a task with a shut gate: whoever opens the last one publishes it again."""

@@ -1,5 +1,6 @@
 """Settings and worker profiles: flags > `AGENTQ_*` > the nearest `agentq.toml` > defaults; made once, then frozen."""
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,7 @@ Positive = Annotated[float, Field(gt=0)]
 class Section(BaseModel):
     """A part of the settings: frozen, and unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, hide_input_in_errors=True)
 
 
 class RabbitMQSection(Section):
@@ -51,7 +52,7 @@ class S3Section(Section):
     ca_file: Path | None = None
     verify: bool = True
     timeout: Positive = 10.0
-    retry_seconds: Positive = 30.0
+    retry_seconds: Positive = 10.0
 
 
 class Settings(Section):
@@ -126,12 +127,22 @@ def load_settings(
 
 
 def _with_defaults(values: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    given = values.get("data", _data_dir(environ))
+    given = values.get("data", _own_dir(environ, "XDG_DATA_HOME", ".local/share"))
     if not isinstance(given, (str, Path)):
         return values | {"broker": f"sqlite:///{FILE_NAME}", "store": FILE_NAME}
     data = absolute(given)
     found = {"broker": f"{data.as_uri().replace('file:', 'sqlite:', 1)}/queue.db", "store": f"{data.as_uri()}/store"}
-    return found | values | {"data": data}
+    return found | values | {"data": data, "keys": _keys_folder(values, environ)}
+
+
+def _keys_folder(values: Mapping[str, Any], environ: Mapping[str, str]) -> object:
+    """Where keys are, None for a user without a home, who has none."""
+    given = values.get("keys")
+    if given is not None:
+        return absolute(given) if isinstance(given, (str, Path)) else given
+    with contextlib.suppress(Invalid):
+        return _own_dir(environ, "XDG_CONFIG_HOME", ".config") / "keys"
+    return None
 
 
 def absolute(path: str | Path) -> Path:
@@ -163,9 +174,9 @@ def _settings_file(environ: Mapping[str, str], cwd: Path) -> Path | None:
     return next((folder / FILE_NAME for folder in (cwd, *cwd.parents) if (folder / FILE_NAME).is_file()), None)
 
 
-def _data_dir(environ: Mapping[str, str]) -> Path:
-    shared = environ.get("XDG_DATA_HOME") or absolute(environ.get("HOME") or "~") / ".local" / "share"
-    return Path(shared) / "agentq"
+def _own_dir(environ: Mapping[str, str], variable: str, otherwise: str) -> Path:
+    """agentq's folder of one kind in the user's home."""
+    return Path(environ.get(variable) or absolute(environ.get("HOME") or "~") / otherwise) / "agentq"
 
 
 def _from_environment(environ: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,13 +193,18 @@ def _set_ones(environ: Mapping[str, str], prefix: str, keys: tuple[str, ...]) ->
 
 def _relative_to(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     """Paths in a settings file are relative to it."""
-    anchored = {
-        key: str(folder / values[key]) for key in ("workers", "data", "keys") if isinstance(values.get(key), str)
-    }
+    anchored = _anchored(folder, values, "workers", "data", "keys")
     store = values.get("store")
     if isinstance(store, str) and store and "://" not in store:
         anchored["store"] = str(folder / store)
-    return values | anchored
+    for name in ("rabbitmq", "s3"):
+        if isinstance(values.get(name), dict):
+            anchored[name] = _anchored(folder, values[name], "ca_file", "cert_file", "key_file")
+    return anchored
+
+
+def _anchored(folder: Path, values: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return values | {key: str(folder / values[key]) for key in keys if isinstance(values.get(key), str)}
 
 
 # ---------------------------------------------------------------------- profiles
@@ -265,6 +281,14 @@ class SignaturesSection(Section):
 
     required: bool = False
     from_: dict[Name, tuple[Name | Literal["*"], ...]] = Field(default_factory=dict, alias="from")
+
+    @model_validator(mode="after")
+    def _says_both(self) -> Self:
+        if self.from_ and not self.required:
+            raise ValueError("`from` says whose tasks are run, but not that only those are: add required = true")
+        if self.required and not any(self.from_.values()):
+            raise ValueError('signatures are required, but of nobody: add a line such as from.coordinator = ["*"]')
+        return self
 
 
 class Profile(Section):

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from agentq.claim import end_of
 from agentq.commit import REPORT
@@ -12,9 +13,9 @@ from agentq.errors import Conflict, Invalid, NotFound, NothingYet, StoreUnavaila
 from agentq.gates import check_needs, look_at_gates
 from agentq.groups import plant
 from agentq.lifecycle import Papers, Status, derive, expires_at
-from agentq.messages import Artifact, Completion, Envelope, new_task_id, utc_now
+from agentq.messages import Artifact, Completion, Doubted, Envelope, new_task_id, utc_now
 from agentq.papers import Claim
-from agentq.records import Records
+from agentq.records import Records, was_collected
 from agentq.request import fit
 from agentq.settle import settle_in_store
 
@@ -43,9 +44,11 @@ class Coordinator:
         *,
         is_gone: Callable[[Claim], bool] = lambda _: False,
         released: list[Envelope] | None = None,
+        told: Callable[[Completion], Completion] = lambda manifest: manifest,
     ) -> None:
         self._records = records
         self._is_gone = is_gone
+        self._told = told
         self.released: list[Envelope] = [] if released is None else released
         """What reading released on the way: whoever has an engine may publish it, or a sweep does."""
 
@@ -80,7 +83,7 @@ class Coordinator:
             check_needs(self._records, request)
             for task_id, context in contexts.items():
                 self._put_context(task_id, context)
-            envelope = request.registered(self._records.store.url, utc_now())
+            envelope = self._records.signer.envelope(request.registered(self._records.store.url, utc_now()))
             found = self._records.register(envelope)
             new = found is envelope
         if found.request_sha256 != digest:
@@ -109,7 +112,9 @@ class Coordinator:
 
     def _lost_its_mark(self, task_id: str) -> bool:
         """True for a task that nobody settled and that no sweep would find: its submit died while `doctor` mended."""
-        return not self._records.is_open(task_id) and self._records.manifest(task_id) is None
+        if self._records.is_open(task_id) or self._records.manifest(task_id):
+            return False
+        return self._records.known(task_id).moved_to is None
 
     def _put_context(self, task_id: str, context: bytes) -> None:
         found = self._records.create(f"tasks/{task_id}.md", context)
@@ -140,6 +145,7 @@ class Coordinator:
         update = {
             "task_id": new_id or new_task_id(),
             "retry_of": task_id,
+            "context_ref": self._context_here(papers),
             "reply_to": envelope.reply_to or (f"results.{envelope.from_}" if envelope.group else None),
             "group": None,
             "created_at": None,
@@ -149,6 +155,14 @@ class Coordinator:
             "delay_seconds": None,
         }
         return envelope.model_copy(update=update)
+
+    def _context_here(self, papers: Papers) -> str | None:
+        """The ref of a task's context in this store; raises EvidenceError when it was collected."""
+        ref, task_id = papers.envelope.context_ref, papers.envelope.task_id
+        key = self._records.key(ref, task_id) if ref else None
+        if key and papers.collected and self._records.store.get(key) is None:
+            raise was_collected(task_id, papers.collected)
+        return self._records.store.ref(key) if key else ref
 
     # ------------------------------------------------------------------ reading
 
@@ -164,11 +178,21 @@ class Coordinator:
 
     def status(self, task_id: str) -> Status:
         """The task's state, from its papers alone; what is overdue (a TTL, a cancel, a gate) is done on the way."""
+        papers = self._current(task_id)
+        status, told = self._derived(papers), self._told(papers.manifest) if papers.manifest else None
+        if not isinstance(told, Doubted):
+            return status
+        return status.model_copy(update={"verified": False, "unverified_because": told.unverified_because})
+
+    def _current(self, task_id: str) -> Papers:
         papers = self._records.known(task_id)
         if papers.manifest is None:
             with contextlib.suppress(StoreUnavailable):  # a full disk is no reason to say nothing
                 self.released += self._look(task_id, papers, may_release=False)
                 papers = self._records.known(task_id)
+        return papers
+
+    def _derived(self, papers: Papers) -> Status:
         if papers.envelope.is_group:
             return self._status_of_group(papers)
         claim = papers.running
@@ -184,7 +208,7 @@ class Coordinator:
 
     def _state_of(self, task_id: str) -> str:
         try:
-            return self.status(task_id).state
+            return self._derived(self._current(task_id)).state
         except NotFound:  # the plan is being registered
             return "pending"
 
@@ -193,7 +217,13 @@ class Coordinator:
         return [task.task_id for task in self.envelope(task_id).plan]
 
     def result(self, task_id: str) -> Completion:
-        """The task's manifest; a seal that nobody committed is committed now. Raises NotFound, NothingYet."""
+        """The task's manifest, Doubted when it is not proven; a seal that nobody committed is committed now.
+
+        Raises NotFound, NothingYet.
+        """
+        return self._told(self._result(task_id))
+
+    def _result(self, task_id: str) -> Completion:
         manifest = self._records.manifest(task_id)
         if manifest:
             return manifest
@@ -208,9 +238,19 @@ class Coordinator:
 
     def late_evidence(self, manifest: Completion) -> list[str]:
         """Refs of what lies beside the result's own evidence: other attempts', late and found pieces."""
-        named = {artifact.ref for artifact in manifest.artifacts}
-        refs = (self._records.store.ref(key) for key in self._records.store.keys(f"artifacts/{manifest.task_id}/"))
-        return [ref for ref in refs if ref not in named]
+        records, task_id = self._records, manifest.task_id
+        named = {records.key(artifact.ref, task_id) for artifact in manifest.artifacts}
+        return [records.store.ref(key) for key in records.store.keys(f"artifacts/{task_id}/") if key not in named]
+
+    def place(self, task_id: str, artifact: Artifact) -> str:
+        """The ref under which a piece of a task's evidence lies in this store."""
+        key = self._records.key(artifact.ref, task_id)
+        return self._records.store.ref(key) if key else artifact.ref
+
+    def collected(self, task_id: str) -> datetime | None:
+        """Since when the task's evidence may be gone, None while it is kept."""
+        collected = self._records.collected(task_id)
+        return collected.at if collected else None
 
     def check(self, manifest: Completion) -> None:
         """Check every artifact and the report's copy against the manifest; raises EvidenceError."""
@@ -239,7 +279,7 @@ class Coordinator:
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         waiting, ended = dict.fromkeys(task_ids), dict[str, Completion]()
-        wanted, pause, waiter = len(waiting) if enough is None else enough, 0.05, _Waiter(self._records, self.result)
+        wanted, pause, waiter = len(waiting) if enough is None else enough, 0.05, _Waiter(self._records, self._result)
         while True:
             for task_id in [i for i in waiting if i not in ended]:
                 if found := waiter.look(task_id):
@@ -247,7 +287,7 @@ class Coordinator:
             between()
             left = pause if deadline is None else min(pause, deadline - time.monotonic())
             if len(ended) >= wanted or left <= 0:
-                return [ended[task_id] for task_id in waiting if task_id in ended]
+                return [self._told(ended[task_id]) for task_id in waiting if task_id in ended]
             time.sleep(left)
             pause = min(2.0, pause * 1.5)
 
@@ -258,7 +298,7 @@ class Coordinator:
         with contextlib.suppress(StoreUnavailable):
             self._end_overdue(coordinator)
         unread = (self._records.manifest(task_id) for task_id in self._records.inbox(coordinator))
-        return iter(sorted((m for m in unread if m), key=lambda m: m.finished_at))
+        return iter(sorted((self._told(m) for m in unread if m), key=lambda m: m.finished_at))
 
     def _end_overdue(self, coordinator: str) -> None:
         """End the coordinator's tasks whose TTL ran out, also when no worker is up to do it."""
@@ -268,7 +308,7 @@ class Coordinator:
                 continue  # it is being registered
             self.released += self._look(task_id, papers, may_release=False)
             expires = expires_at(papers)
-            started = papers.attempts or papers.manifest
+            started = papers.was_started or papers.moved_to or papers.manifest
             if started or expires is None or expires > deadline:
                 self._records.will_not_expire(papers.envelope, deadline)
 

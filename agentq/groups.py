@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from agentq.commit import REPORT, commit
 from agentq.lifecycle import NEEDS, cancelled_because
-from agentq.messages import Completion, Envelope, Usage
+from agentq.messages import Completion, Envelope, Usage, sha256_hex
 from agentq.papers import Cancel
 from agentq.records import Records, evidence_prefix
 
@@ -74,6 +74,7 @@ def _completion(records: Records, group: Envelope, ended: Sequence[Completion]) 
         result_sha256=report.sha256,
         artifacts=(report,),
         usage=_sum(m.usage for m in ended),
+        envelope_sha256=sha256_hex(records.registered(group.task_id) or b""),
     )
 
 

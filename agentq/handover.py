@@ -54,7 +54,7 @@ def context_of(records: Records, papers: Papers) -> bytes | None:
     ref, approved = papers.envelope.context_ref, papers.approved
     if ref is None:
         return None
-    key = records.store.key(ref)
+    key = records.key(ref, papers.envelope.task_id)
     data = records.store.get(key) if key else None
     if data is None:
         raise Invalid(f"the context {ref} is not in this worker's store {records.store.url}")

@@ -10,13 +10,14 @@ from agentq.claim import Start
 from agentq.config import LimitsSection
 from agentq.engine import Delivery, Engine, Guard
 from agentq.errors import AgentqError, StoreUnavailable
+from agentq.guards import guard_id
 from agentq.messages import utc_now
-from agentq.papers import Lease, new_token
+from agentq.papers import Lease
 from agentq.records import Records
 
 log = logging.getLogger("agentq")
 
-Stop = Literal["lost", "cancelled", "drained"]
+Stop = Literal["lost", "cancelled", "drained", "overfull"]
 
 
 class Keeper:
@@ -93,7 +94,8 @@ class Keeper:
     async def _guard_and_ack(self) -> None:
         """Put the guard in the engine, note it in the lease, then let go of the delivery, in this order."""
         if self._guard is None:
-            guard = Guard(attempt=self._start.claim.attempt, counter=self._counter, id=new_token())
+            claim = self._start.claim
+            guard = Guard(attempt=claim.attempt, counter=self._counter, id=guard_id(claim.token))
             lease = self._limits.lease_seconds
             await self._engine.publish(self._start.papers.envelope, delay=lease, guard=guard)
             self._guard = guard.id

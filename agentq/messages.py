@@ -23,6 +23,7 @@ VERSION = 1
 ENVELOPE_LIMIT = 64 * 1024
 LONGEST_SECONDS = 366 * 24 * 3600
 SUMMARY_LIMIT = 1000
+REASON_LIMIT = 4000
 NEEDS_LIMIT = 1000
 
 Priority = Literal["low", "normal", "high", "urgent"]
@@ -31,11 +32,19 @@ Outcome = Literal["completed", "failed", "cancelled", "expired"]
 Stopped = Literal["proven", "presumed"]
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_OF_A_TASK = re.compile(r"(?:^|/)(?:artifacts/([^/]+)/.+|(?:tasks|results)/([^/]+)\.(?:md|json))$")
 
 
 def is_key(text: str, longest: int) -> bool:
     """Whether a text can stand in keys of the store and names of queues."""
     return len(text) <= longest and _KEY.fullmatch(text) is not None
+
+
+def task_in(ref: str) -> str | None:
+    """The id of the task whose paper or evidence a ref or a key names, None when it is no task's."""
+    found = _OF_A_TASK.search(ref)
+    task_id = (found[1] or found[2]) if found else None
+    return task_id if task_id and is_key(task_id, 128) else None
 
 
 def _a_key(text: str) -> str:
@@ -72,7 +81,9 @@ def shorten(text: str, limit: int) -> str:
 class Message(BaseModel):
     """A JSON object whose unknown fields are kept and passed on."""
 
-    model_config = ConfigDict(extra="allow", populate_by_name=True, frozen=True, defer_build=True)
+    model_config = ConfigDict(
+        extra="allow", populate_by_name=True, frozen=True, defer_build=True, hide_input_in_errors=True
+    )
 
     def to_json(self) -> bytes:
         """The wire form, UTF-8; raises Invalid for what has none (half a character, a thousand nested lists)."""
@@ -166,12 +177,23 @@ class Envelope(Message):
         """The tasks whose ends this one waits for: what it needs, and of a group its own tasks."""
         return (*self.depends_on, *(task.task_id for task in self.plan))
 
+    @property
+    def borrows(self) -> tuple[str, ...]:
+        """The other tasks whose evidence it builds on without waiting for them itself: those that hold its context,
+        and of a group what its tasks need of others."""
+        inside = {self.task_id, *(task.task_id for task in self.plan)}
+        owners = (task_in(task.context_ref or "") for task in (self, *self.plan))
+        needed = (need for task in self.plan for need in task.depends_on)
+        return tuple(dict.fromkeys(one for one in (*owners, *needed) if one and one not in inside))
+
     def request_digest(self) -> str:
         """SHA-256 over what was asked, without what registering adds (times, store, trace, signature)."""
         added = {"created_at", "store", "request_sha256", "traceparent", "signature"}
         if self.delay_seconds is not None:
             added.add("not_before")
         asked = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=added)
+        for task in asked.get("plan", ()):
+            task.pop("signature", None)
         text = json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return sha256_hex(text.encode())
 
@@ -216,7 +238,7 @@ class Completion(Message):
     """
 
     task_id: TaskId
-    from_: str = Field(alias="from")
+    from_: Name = Field(alias="from")
     to: str
     status: Outcome
     result_ref: str | None = None
@@ -238,6 +260,12 @@ class Completion(Message):
     def artifact(self, name: str) -> Artifact | None:
         """The artifact of that name, None when there is none."""
         return next((a for a in self.artifacts if a.name == name), None)
+
+
+class Doubted(Completion):
+    """A completion that the coordinator cannot take for proven, and why; it says `verified: false`."""
+
+    unverified_because: str
 
 
 def parse_envelope(body: bytes) -> Envelope:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, TypeAdapter
 
-from agentq.messages import Artifact, Completion, Message, Stopped, TaskId
+from agentq.messages import Artifact, Completion, Message, Signature, Stopped, TaskId
 
 
 def new_token() -> str:
@@ -45,6 +45,17 @@ class Seal(Message):
     completion: Completion
 
 
+class Move(Message):
+    """Attempt n is no run either: since then the task is at home in another store, and acted upon only there."""
+
+    kind: Literal["moved"] = "moved"
+    attempt: int
+    token: str
+    to: str
+    by: str
+    at: AwareDatetime
+
+
 class Lease(Message):
     """The owner's renewals. A counter that stands still means a dead attempt; `at` is only for words on a screen."""
 
@@ -72,7 +83,10 @@ class End(Message):
 
 
 class Proposal(Message):
-    """What a running agent says of its own attempt; the daemon checks it and commits, or gives the task back."""
+    """What a running agent says of its own attempt; the daemon checks it and commits, or gives the task back.
+
+    `token` is the digest of the attempt's own.
+    """
 
     task_id: TaskId
     attempt: int
@@ -103,6 +117,7 @@ class Approval(Message):
     context_sha256: str | None = None
     by: str
     at: AwareDatetime
+    signature: Signature | None = None
 
 
 class Demand(Message):
@@ -121,10 +136,16 @@ class Release(Message):
     at: AwareDatetime
 
 
+class Collected(Message):
+    """The evidence of a finished task may be gone from then on: whoever comes later must not build on it."""
+
+    at: AwareDatetime
+
+
 class Attempt(Message):
     """Everything the store says of one attempt number."""
 
-    paper: Annotated[Claim | Seal, Field(discriminator="kind")]
+    paper: Annotated[Claim | Seal | Move, Field(discriminator="kind")]
     end: End | None = None
     lease: Lease | None = None
 
@@ -134,4 +155,5 @@ class Attempt(Message):
         return self.paper.attempt
 
 
-CLAIM_OR_SEAL: TypeAdapter[Claim | Seal] = TypeAdapter(Annotated[Claim | Seal, Field(discriminator="kind")])
+NUMBERED: TypeAdapter[Claim | Seal | Move] = TypeAdapter(Annotated[Claim | Seal | Move, Field(discriminator="kind")])
+"""The papers that an attempt number may belong to."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from agentq.context import check_text, read_file
+from agentq.credentials import SECRETS, finds, in_words, place_of
 from agentq.errors import Invalid
 from agentq.messages import is_key
 
@@ -83,13 +84,16 @@ def _place(file: str, line: int) -> str:
     return f"{file}, line {line}" if line else file
 
 
-def parse(source: Path | bytes, faults: Faults) -> Node:
+def parse(source: Path | bytes, faults: Faults, *, allow_secrets: bool = True) -> Node:
     """The tree of a YAML, JSON or TOML source; raises Invalid when it is none, and notes what it must not hold."""
     data = read_file(source) if isinstance(source, Path) else check_text(source, faults.file)
     if len(data) > PLAN_LIMIT:
         raise Invalid(
             f"{faults.file} is larger than {PLAN_LIMIT >> 20} MiB", hint="Put long texts into files: `file: PATH`."
         )
+    for find in () if allow_secrets else finds(data):
+        place = place_of(data, find)
+        faults.add(Node(None, f"column {place.column}", place.line), in_words(find), SECRETS)
     if isinstance(source, Path) and source.suffix == ".toml":
         return _parse_toml(data.decode(), faults.file)
     return _parse_yaml(data.decode(), faults)

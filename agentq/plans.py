@@ -70,14 +70,15 @@ def read_plan(
     coordinator: str,
     check_target: Callable[[str, str], None],
     plan_id: str | None = None,
+    allow_secrets: bool = True,
 ) -> Planned:
     """Read a plan from a file or from its content; raises Invalid with all that is wrong, and writes nothing.
 
-    Paths in it are relative to the file. `plan_id` holds over the file's own; `check_target` raises Invalid for an
-    agent and a type that cannot be.
+    Unless secrets are allowed, what looks like a credential in the file is wrong too. Paths in it are relative to the
+    file. `plan_id` holds over its own; `check_target` raises Invalid for an agent and a type that cannot be.
     """
     faults = Faults(name_of(source))
-    root = parse(source, faults)
+    root = parse(source, faults, allow_secrets=allow_secrets)
     folder = source.parent if isinstance(source, Path) else Path()
     return _Reader(store, folder, coordinator, check_target, faults, root, plan_id).read()
 

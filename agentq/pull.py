@@ -5,6 +5,7 @@ and whoever receives that guard when the lease has stood still takes the task ov
 """
 
 import asyncio
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,12 +19,14 @@ from agentq.deliveries import carry_out
 from agentq.engine import Delivery, Engine, Guard
 from agentq.errors import AgentqError, Conflict, Invalid
 from agentq.evidence import SUMMARY
+from agentq.guards import guard_id
 from agentq.handover import context_of
 from agentq.keeper import standing
 from agentq.lifecycle import cancelled_because
 from agentq.messages import SUMMARY_LIMIT, Artifact, Completion, Envelope, Message, Outcome, shorten, utc_now
-from agentq.papers import Lease, Owner, new_token
+from agentq.papers import Lease, Owner
 from agentq.patience import cancelled
+from agentq.proposal import Hand, proof_of
 from agentq.records import Records, evidence_prefix
 from agentq.settle import settle, settle_in_store
 
@@ -114,8 +117,9 @@ async def _receive(engine: Engine, agent: str, seconds: float) -> Delivery | Non
 
 
 async def _decide(claims: Claims, delivery: Delivery) -> Verdict:
+    pick_up = functools.partial(claims.pick_up, was_delayed=delivery.was_delayed)
     for looked in (False, True):
-        verdict = await asyncio.to_thread(claims.pick_up, delivery.body, delivery.guard, delivery.published_at, looked)
+        verdict = await asyncio.to_thread(pick_up, delivery.body, delivery.guard, delivery.published_at, looked)
         if not isinstance(verdict, LookAgain):
             break
         await asyncio.sleep(verdict.after)
@@ -138,7 +142,7 @@ async def _hold(records: Records, engine: Engine, claims: Claims, start: Start, 
             end = end_of(claim, claim.worker, str(error), counts=False)
             await asyncio.to_thread(records.end, envelope.task_id, end)
         return None
-    guard = Guard(attempt=claim.attempt, counter=1, id=new_token())
+    guard = Guard(attempt=claim.attempt, counter=1, id=guard_id(claim.token))
     try:
         await engine.publish(envelope, delay=claim.lease_seconds, guard=guard)
         lease = Lease(token=claim.token, counter=1, at=utc_now(), guard=guard.id)
@@ -154,9 +158,10 @@ async def _hold(records: Records, engine: Engine, claims: Claims, start: Start, 
 class Holder:
     """Acts for whoever holds a claim. Every method raises Conflict when the attempt is no longer theirs."""
 
-    def __init__(self, records: Records, held: Held, released: list[Envelope]) -> None:
+    def __init__(self, records: Records, held: Held, released: list[Envelope], *, artifact_bytes: int) -> None:
         self._records = records
         self._held = held
+        self._artifact_bytes = artifact_bytes
         self._released = released
 
     def renew(self) -> datetime | Completion:
@@ -171,30 +176,36 @@ class Holder:
         self._start()
         return lease.at + timedelta(seconds=start.claim.lease_seconds)
 
-    def finish(
-        self, status: Outcome, *, summary: str = "", reason: str | None = None, pieces: Sequence[tuple[str, Path]] = ()
-    ) -> Completion:
+    def finish(self, hand: Hand, pieces: Sequence[tuple[str, Path]] = ()) -> Completion:
         """End the task with evidence, unverified; Invalid, with nothing written, when a piece that was asked for is
-        missing or empty. One that was cancelled meanwhile ends as cancelled; evidence is kept in any case."""
+        missing or empty, or what looks like a credential is said. One that was cancelled meanwhile ends as cancelled;
+        evidence is kept in any case."""
+        hand.refuse_credentials()
+        self._refuse_large(pieces)
+        summary = hand.summary
         try:
             start = self._start()
         except Conflict:
-            list(self._add(f"hand-{self._held.token[:12]}", summary, pieces))
+            list(self._add(f"hand-{proof_of(self._held.token)[:12]}", summary, pieces))
             raise
         envelope = start.papers.envelope
-        if status == "completed":
+        if hand.status == "completed":
             self._require(envelope, summary, dict(pieces))
         artifacts = tuple(self._add(self._held.attempt, summary, pieces))
         if start.papers.cancel:
             return self._end_cancelled(start, artifacts)
-        return self._commit(start, status, reason, shorten(summary, SUMMARY_LIMIT), artifacts)
+        status: Outcome = "completed" if hand.status == "completed" else "failed"
+        return self._commit(start, status, hand.reason, shorten(summary, SUMMARY_LIMIT), artifacts)
 
-    def release(self, reason: str, not_before: datetime | None = None) -> Completion | None:
+    def release(self, hand: Hand) -> Completion | None:
         """Give the task back, uncounted, for another try at that time; the manifest when it was cancelled meanwhile."""
+        hand.refuse_credentials()
         start = self._start()
         if start.papers.cancel:
             return self._end_cancelled(start)
-        end = end_of(start.claim, start.claim.worker, reason, counts=False, retry_at=not_before)
+        end = end_of(
+            start.claim, start.claim.worker, hand.reason or "given back", counts=False, retry_at=hand.not_before
+        )
         self._records.unpublish(self._held.task_id)
         if self._records.end(self._held.task_id, end) != end:
             raise self._lost()
@@ -220,6 +231,15 @@ class Holder:
             f"attempt {self._held.attempt} of {self._held.task_id} is no longer yours: it ended or was taken over",
             hint=f"Stop working on it. See: agentq status {self._held.task_id}",
         )
+
+    def _refuse_large(self, pieces: Sequence[tuple[str, Path]]) -> None:
+        for name, path in pieces:
+            size = path.stat().st_size if path.is_file() else 0
+            if size > self._artifact_bytes:
+                raise Invalid(
+                    f"{name} ({path}) has {size} bytes, an artifact may have {self._artifact_bytes}",
+                    hint="Give a smaller one, or raise artifact_bytes under [limits] of the agent's profile.",
+                )
 
     def _require(self, envelope: Envelope, summary: str, pieces: dict[str, Path]) -> None:
         there = {name for name, path in pieces.items() if path.is_file() and path.stat().st_size}

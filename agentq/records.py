@@ -12,27 +12,30 @@ from pydantic import ValidationError
 
 from agentq.errors import EvidenceError, NotFound, StoreUnavailable
 from agentq.lifecycle import Need, Papers, expires_at
-from agentq.messages import Artifact, Completion, Envelope, Message, explain, sha256_hex
+from agentq.messages import Artifact, Completion, Envelope, Message, explain, sha256_hex, task_in
 from agentq.papers import (
-    CLAIM_OR_SEAL,
+    NUMBERED,
     Approval,
     Attempt,
     Cancel,
     Claim,
+    Collected,
     Demand,
     End,
     Lease,
+    Move,
     Proposal,
     Release,
     Seal,
 )
+from agentq.signing import Signer
 from agentq.store import Store
 
 M = TypeVar("M", bound=Message)
 
 CHUNK = 1 << 20
 STAMP = "%Y%m%dT%H%M%SZ"
-CANCEL, DEMAND, RELEASE = "cancel.json", "approval-demanded.json", "released.json"
+CANCEL, DEMAND, RELEASE, COLLECTED = "cancel.json", "approval-demanded.json", "released.json", "collected.json"
 MEDIA_TYPES = {
     ".md": "text/markdown",
     ".txt": "text/plain",
@@ -50,8 +53,9 @@ class Records:
     Agreement rests on `create` alone: a paper is created by exactly one hand, and everyone can tell whose it is.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, signer: Signer | None = None) -> None:
         self.store = store
+        self.signer = signer or Signer()
         self._group: tuple[bytes, Envelope] | None = None
 
     # ------------------------------------------------------------------ agreement
@@ -78,12 +82,13 @@ class Records:
     def register(self, envelope: Envelope, *, published: bool = False) -> Envelope:
         """Mark a task as open, register it, and answer with the registered envelope: another's when it was first.
 
-        A task with gates is not marked as unpublished: who registers it has to look at its gates afterwards.
+        A task with gates is not marked as unpublished: who registers it has to look at its gates afterwards. Raises
+        EvidenceError, with nothing left of it, when the evidence of what it builds on is being collected.
         """
         task_id, published = envelope.task_id, published or envelope.has_gates
         self.open(task_id, published=published)
-        for needed in envelope.waits_on:
-            self.store.put(f"waits/{needed}/{task_id}", b"")
+        self.hold_evidence(envelope)
+        self._check_collected(envelope)
         if expires := expires_at(Papers(envelope=envelope)):
             self.will_expire(envelope, expires)
         found = self._first(f"tasks/{task_id}.json", envelope)
@@ -91,19 +96,57 @@ class Records:
             self.open(task_id, published=published)
         return found
 
+    def hold_evidence(self, envelope: Envelope) -> None:
+        """Mark what the task waits for and builds on; before it is registered."""
+        for needed in envelope.waits_on:
+            self.store.put(f"waits/{needed}/{envelope.task_id}", b"")
+        for owner in envelope.borrows:
+            self.store.put(f"uses/{owner}/{envelope.task_id}", b"")
+
+    def _check_collected(self, envelope: Envelope) -> None:
+        """Look after it was marked: `gc` says that it collects before it looks at the marks."""
+        for owner in dict.fromkeys((*envelope.depends_on, *envelope.borrows)) if envelope.group is None else ():
+            collected = self.collected(owner)
+            if collected and not self.is_registered(envelope.task_id):
+                self.let_go_of_evidence(envelope)
+                self.forget(envelope.task_id)
+                raise was_collected(owner, collected)
+
+    def let_go_of_evidence(self, envelope: Envelope) -> None:
+        """Remove the marks on what the task waited for and built on."""
+        for needed in envelope.waits_on:
+            self.stop_waiting(needed, envelope.task_id)
+        for owner in envelope.borrows:
+            self.store.delete(f"uses/{owner}/{envelope.task_id}")
+
+    def users_of(self, task_id: str) -> Iterator[str]:
+        """The ids of the tasks that build on this one's evidence without waiting for it."""
+        return _names(self.store.keys(f"uses/{task_id}/"))
+
     def envelope(self, task_id: str) -> Envelope | None:
         """The envelope as registered, None for an unknown task."""
-        key = f"tasks/{task_id}.json"
-        data = self.store.get(key)
-        if data is None:
-            return None
+        data = self.registered(task_id)
+        return None if data is None else self._parsed(task_id, data)
+
+    def registered(self, task_id: str) -> bytes | None:
+        """The envelope's own bytes, which a signature covers and a completion answers; None for an unknown task."""
+        return self.store.get(f"tasks/{task_id}.json")
+
+    def _parsed(self, task_id: str, data: bytes) -> Envelope:
         if self._group and data == self._group[0]:
             return self._group[1]
+        key = f"tasks/{task_id}.json"
         with _damage(key):
             envelope = Envelope.model_validate_json(data)
+        _must_be_of(task_id, key, envelope.task_id)
         if envelope.is_group:  # long to read, and read at the end of each of its tasks
             self._group = (data, envelope)
         return envelope
+
+    def registered_ids(self) -> Iterator[str]:
+        """The ids of all tasks."""
+        names = _names(self.store.keys("tasks/"))
+        return (name.removesuffix(".json") for name in names if name.endswith(".json"))
 
     def is_registered(self, task_id: str) -> bool:
         """Whether there is such a task."""
@@ -130,6 +173,14 @@ class Records:
         if self.envelope(task_id):
             self.open(task_id)
 
+    def arrives(self, task_id: str) -> None:
+        """Note that a task is being brought from another store: what there is of it already is not abandoned."""
+        self.store.put(f"arriving/{task_id}", b"")
+
+    def arrived(self, task_id: str) -> None:
+        """Remove that note."""
+        self.store.delete(f"arriving/{task_id}")
+
     def unpublish(self, task_id: str) -> None:
         """Note that the engine is not known to have the task; a sweep then publishes it."""
         self.store.put(f"outbox/{task_id}", b"")
@@ -155,19 +206,23 @@ class Records:
 
         The manifest is read last: what ended the task while the attempts were read is seen.
         """
-        envelope = self.envelope(task_id)
-        if envelope is None:
+        registered = self.registered(task_id)
+        if registered is None:
             return None
+        envelope = self._parsed(task_id, registered)
         attempts = self.attempts(task_id)
         names = set(_names(self.store.keys(f"controls/{task_id}/")))
         needs = tuple(Need(task_id=needed, manifest=self.manifest(needed)) for needed in envelope.depends_on)
         papers = Papers(
             envelope=envelope,
+            registered=registered,
             attempts=attempts,
             cancel=self.cancel(task_id) if CANCEL in names else None,
             demand=self._control(task_id, DEMAND, Demand) if DEMAND in names else None,
             release=self._control(task_id, RELEASE, Release) if RELEASE in names else None,
             needs=needs,
+            collected=self.collected(task_id) if COLLECTED in names else None,
+            store=self.store.url,
         )
         return papers.model_copy(update=self._approval(papers, names) | {"manifest": self.manifest(task_id)})
 
@@ -188,13 +243,17 @@ class Records:
         task_id = papers.envelope.task_id
         context = self._context_digest(papers.envelope)
         results = {need.task_id: self._digest(f"results/{need.task_id}.json") for need in papers.needs}
-        digest = approval_digest(self._digest(f"tasks/{task_id}.json"), context, results)
+        digest = approval_digest(papers.envelope_sha256, context, results)
         name = f"approval-{digest}.json"
-        approved = self._control(task_id, name, Approval) if name in names else None
-        return {"digest": digest, "context_sha256": context, "approved": approved}
+        found: dict[str, object] = {"digest": digest, "context_sha256": context}
+        approval = self.store.get(f"controls/{task_id}/{name}") if name in names else None
+        if approval is not None:
+            with _damage(f"controls/{task_id}/{name}"):
+                found |= {"approval": approval, "approved": Approval.model_validate_json(approval)}
+        return found
 
     def _context_digest(self, envelope: Envelope) -> str | None:
-        key = self.store.key(envelope.context_ref) if envelope.context_ref else None
+        key = self.key(envelope.context_ref, envelope.task_id) if envelope.context_ref else None
         return self._digest(key) if key else None
 
     def _digest(self, key: str) -> str | None:
@@ -217,14 +276,14 @@ class Records:
         if paper is None:
             raise StoreUnavailable(f"{base}.json was listed and is gone", hint="Read again.")
         with _damage(f"{base}.json"):
-            claim_or_seal = CLAIM_OR_SEAL.validate_json(paper)
+            numbered = NUMBERED.validate_json(paper)
         return Attempt(
-            paper=claim_or_seal,
+            paper=numbered,
             end=self.ended(task_id, number) if not last or f"{base}.end.json" in keys else None,
             lease=self.lease(task_id, number) if last and f"{base}.lease.json" in keys else None,
         )
 
-    def take(self, task_id: str, paper: Claim | Seal) -> bool:
+    def take(self, task_id: str, paper: Claim | Seal | Move) -> bool:
         """Create an attempt's paper: True when the number is ours."""
         return self.create(f"attempts/{task_id}/{paper.attempt}.json", paper.to_json()) is None
 
@@ -274,6 +333,14 @@ class Records:
         """Say since when the task's gates are open; the first word holds and is answered."""
         return self._first(f"controls/{task_id}/{RELEASE}", release)
 
+    def collect(self, task_id: str, collected: Collected) -> None:
+        """Say that the task's evidence may be gone from now on; what was said first holds."""
+        self._first(f"controls/{task_id}/{COLLECTED}", collected)
+
+    def collected(self, task_id: str) -> Collected | None:
+        """Since when the task's evidence may be gone, None while it is kept."""
+        return self._control(task_id, COLLECTED, Collected)
+
     def waiting_for(self, task_id: str) -> Iterator[str]:
         """The ids of the tasks that wait for this one to end, and of the group that it belongs to."""
         return _names(self.store.keys(f"waits/{task_id}/"))
@@ -319,7 +386,11 @@ class Records:
 
     def manifest(self, task_id: str) -> Completion | None:
         """The task's result, None when there is none."""
-        return self._read(f"results/{task_id}.json", Completion)
+        key = f"results/{task_id}.json"
+        manifest = self._read(key, Completion)
+        if manifest:
+            _must_be_of(task_id, key, manifest.task_id)
+        return manifest
 
     def commit(self, completion: Completion) -> Completion:
         """Create the manifest: the commit point. Answers with the manifest that holds, another's when it was first."""
@@ -369,14 +440,34 @@ class Records:
             raise _altered(artifact)
         return data
 
+    def key(self, ref: str, task_id: str) -> str | None:
+        """The key here of what a task's paper refers to, also when that was written in a store which the task was at
+        home in before; None for what lies anywhere else."""
+        key = self.store.key(ref)
+        if key is None:
+            home = next((home for home in self._homes(task_id) if ref.startswith(f"{home}/")), None)
+            key = None if home is None else ref.removeprefix(f"{home}/")
+            if key:
+                self.store.ref(key)  # raises Invalid for what is none
+        return key
+
+    def _homes(self, task_id: str) -> Iterator[str]:
+        envelope = self.envelope(task_id)
+        if envelope and envelope.store:
+            yield envelope.store
+        yield from (attempt.paper.to for attempt in self.attempts(task_id) if isinstance(attempt.paper, Move))
+
     def _stream(self, artifact: Artifact) -> BinaryIO:
-        key = self.store.key(artifact.ref)
+        owner = task_in(artifact.ref)
+        key = self.key(artifact.ref, owner) if owner else self.store.key(artifact.ref)
+        stream = self.store.open(key) if key else None
+        if stream is None and owner and (collected := self.collected(owner)):
+            raise was_collected(owner, collected)
         if key is None:
             raise EvidenceError(
                 f"{artifact.name} lies in another store: {artifact.ref}",
-                hint=f"This store is {self.store.url}; point --store at the task's own.",
+                hint=f"This store is {self.store.url}; point --store at the task's own, or: agentq store copy.",
             )
-        stream = self.store.open(key)
         if stream is None:
             raise EvidenceError(
                 f"{artifact.name} is missing: {artifact.ref}",
@@ -413,9 +504,23 @@ def _damage(key: str) -> Iterator[None]:
         ) from error
 
 
+def _must_be_of(task_id: str, key: str, found: str) -> None:
+    """Refuse a paper that was put under another task's name."""
+    if found != task_id:
+        raise EvidenceError(f"the paper {key} is {found}'s, not its task's", hint="Restore it from a backup.")
+
+
 def evidence_prefix(task_id: str, attempt: int | str) -> str:
     """Where the evidence of an attempt lies (an attempt's number, or `hand-<token>`)."""
     return f"artifacts/{task_id}/{attempt}/"
+
+
+def was_collected(task_id: str, collected: Collected) -> EvidenceError:
+    """The error for whoever needs evidence that `gc` has removed, or is about to."""
+    return EvidenceError(
+        f"the evidence of {task_id} was collected on {collected.at:%Y-%m-%d}",
+        hint=f"Its envelope and its summary are kept: agentq result {task_id}. Submit the work anew if you need more.",
+    )
 
 
 def approval_digest(envelope: str | None, context: str | None, results: dict[str, str | None]) -> str:

@@ -1,7 +1,8 @@
 """What every way of asking for a task shares: durations, times, and making a request fit an envelope."""
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from agentq.errors import Invalid
@@ -9,7 +10,7 @@ from agentq.messages import ENVELOPE_LIMIT, LONGEST_SECONDS, Envelope, sha256_he
 
 DO_CONTEXT = "Do what the context document asks."
 MOVED = "Read the context: the instructions were too long for an envelope and are kept there."
-ROOM = 1024
+ROOM = 1536
 """Bytes of an envelope that are left for what registering adds."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -45,6 +46,20 @@ def ahead(flag: str, text: str) -> datetime:
     if when > now + timedelta(seconds=LONGEST_SECONDS):
         raise Invalid(f"{flag} {text!r} is too far off", hint=f"At most {LONGEST_SECONDS // 86400} days.")
     return when
+
+
+def texts_of(request: Envelope, contexts: Mapping[str, bytes | None]) -> dict[str, str | bytes | None]:
+    """Everything that people write into a request, by the name of its place; of a plan all its tasks'."""
+    if request.is_group:
+        own = {f"label {key}": value for key, value in request.labels.items()}
+        of_tasks = (texts_of(task, contexts).items() for task in request.plan)
+        told = zip(request.plan, of_tasks, strict=True)
+        return own | {f"{task.task_id}: {name}": text for task, texts in told for name, text in texts}
+    labels: dict[str, str | bytes | None] = {f"label {key}": value for key, value in request.labels.items()}
+    others = {
+        name: json.dumps(value) for name, value in {"budget": request.budget, **(request.model_extra or {})}.items()
+    }
+    return {"instructions": request.instructions, **labels, **others, "context": contexts.get(request.task_id)}
 
 
 def fit(request: Envelope, context: bytes | None, ref: Callable[[str], str]) -> tuple[Envelope, bytes | None]:

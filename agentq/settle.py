@@ -21,8 +21,8 @@ def file_papers(records: Records, manifest: Completion) -> None:
     if report:
         _copy_report(records, manifest.task_id, report)
     envelope = records.envelope(manifest.task_id)
-    for needed in envelope.waits_on if envelope else ():  # of those that had ended before it was registered, too
-        records.stop_waiting(needed, manifest.task_id)
+    if envelope:
+        records.let_go_of_evidence(envelope)  # of those that had ended before it was registered, too
     if envelope and envelope.ttl_seconds is not None:
         _forget_deadline(records, manifest.task_id)
     if envelope and envelope.reply_to:

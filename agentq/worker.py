@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -11,17 +11,20 @@ from weakref import WeakValueDictionary
 from agentq.attempt import AttemptRun, Bench
 from agentq.claim import Claims, LookAgain, Refuse, Start, Verdict, end_of, terms_of
 from agentq.config import Profile
+from agentq.credentials import masked
 from agentq.deliveries import carry_out
 from agentq.engine import Delivery, Engine
 from agentq.errors import EngineUnavailable, StoreUnavailable, Unavailable
 from agentq.messages import Completion
 from agentq.ownership import bury_orphaned, stop_silent, this_process
 from agentq.patience import cancelled, patiently, repeated
+from agentq.proof import prove
 from agentq.records import Records
 from agentq.runner import Runner
 from agentq.salvage import salvage
 from agentq.settle import settle
 from agentq.sweep import Sweep
+from agentq.trust import Senders
 
 log = logging.getLogger("agentq")
 
@@ -48,13 +51,14 @@ class Worker:
         *,
         data: Path,
         on_ready: Callable[[], None] = lambda: None,
+        senders: Senders | None = None,
     ) -> None:
         self._records = records
         self._engine = engine
         self._profile = profile
         self._on_ready = on_ready
         self._claims = Claims(
-            records, terms_of(profile, this_process()), is_gone=bury_orphaned, stop_silent=stop_silent
+            records, terms_of(profile, this_process()), is_gone=bury_orphaned, stop_silent=stop_silent, senders=senders
         )
         self._bench = Bench(records, engine, runner, verifier, profile, self._claims, data / "scratch" / profile.agent)
         self._sweep = Sweep(records, engine, self._claims, profile.agent, self._settle)
@@ -65,7 +69,11 @@ class Worker:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def run(self) -> None:
-        """Work until drained; an engine or store that is away is waited for, in the end for a bounded time."""
+        """Work until drained; an engine or store that is away is waited for, in the end for a bounded time.
+
+        Raises Invalid, before anything is taken, for a store that lets two hands create one paper.
+        """
+        await self._unless_draining(patiently(functools.partial(prove, self._records.store)))
         slots = [asyncio.create_task(self._slot()) for _ in range(self._profile.limits.parallel)]
         upkeep = [asyncio.create_task(step) for step in (self._recover(), self._sweep_forever())]
         over = asyncio.create_task(self._over.wait())
@@ -115,13 +123,17 @@ class Worker:
 
     async def _next(self) -> Delivery | None:
         """The next delivery, None when draining began."""
-        receiving = asyncio.create_task(self._engine_back(lambda: self._engine.receive(self._profile.agent)))
+        return await self._unless_draining(self._engine_back(lambda: self._engine.receive(self._profile.agent)))
+
+    async def _unless_draining(self, step: Coroutine[Any, Any, T]) -> T | None:
+        """What the step answers, None when draining began first."""
+        stepping = asyncio.create_task(step)
         draining = asyncio.create_task(self._draining.wait())
         try:
-            await asyncio.wait({receiving, draining}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({stepping, draining}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await cancelled(receiving, draining)
-        return None if receiving.cancelled() else receiving.result()
+            await cancelled(stepping, draining)
+        return None if stepping.cancelled() else stepping.result()
 
     async def _handle(self, delivery: Delivery) -> None:
         """Carry one delivery to where it may be let go of; a delivery that breaks this worker ends as a dead letter."""
@@ -134,7 +146,7 @@ class Worker:
                 broke = error
             await asyncio.sleep(self._profile.limits.renew_seconds)
         self._sweep.leave_alone(delivery.body)
-        refuse = Refuse(f"the worker broke over it: {type(broke).__name__}: {broke}")
+        refuse = Refuse(masked(f"the worker broke over it: {type(broke).__name__}: {broke}"))
         await self._engine_back(functools.partial(self._apply, refuse, delivery))
 
     async def _verdict(self, delivery: Delivery) -> Verdict:
@@ -147,7 +159,12 @@ class Worker:
 
     async def _pick_up(self, delivery: Delivery, *, looked: bool) -> Verdict:
         pick_up = functools.partial(
-            self._claims.pick_up, delivery.body, delivery.guard, delivery.published_at, looked=looked
+            self._claims.pick_up,
+            delivery.body,
+            delivery.guard,
+            delivery.published_at,
+            looked=looked,
+            was_delayed=delivery.was_delayed,
         )
         return await patiently(pick_up)
 
@@ -162,7 +179,7 @@ class Worker:
             return await attempt.run()
         except Exception as error:
             log.exception("%s: attempt %d broke", task_id, number)
-            end = end_of(start.claim, self._profile.agent, f"the worker broke: {error}")
+            end = end_of(start.claim, self._profile.agent, masked(f"the worker broke: {error}"))
             await patiently(functools.partial(self._records.end, task_id, end))
             return await patiently(functools.partial(self._claims.decide, task_id, may_start=False))
         finally:

@@ -2,7 +2,13 @@
 
 import os
 
-pytest_plugins = ["tests.brokers.fixtures", "tests.desk"]
+pytest_plugins = [
+    "tests.brokers.fixtures",
+    "tests.brokers.secured",
+    "tests.desk",
+    "tests.object_servers",
+    "tests.object_faults",
+]
 
 for name in [name for name in os.environ if name.startswith("AGENTQ_") and name != "AGENTQ_TEST_CACHE"]:
     del os.environ[name]

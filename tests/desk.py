@@ -78,6 +78,7 @@ class Desk:
         handler = signal.getsignal(signal.SIGINT)
         with ExitStack() as stack:
             stack.callback(signal.signal, signal.SIGINT, handler)
+            stack.callback(os.umask, os.umask(0o022))
             stack.enter_context(mock.patch.dict(os.environ, self.environment | environment, clear=True))
             stack.enter_context(mock.patch.object(sys, "argv", ["agentq", *arguments]))
             stack.enter_context(mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")))

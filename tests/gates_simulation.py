@@ -265,7 +265,7 @@ class GatedWorld(Theatre[Gated]):
             self._add_worker(f"worker-{number}", slots=plan.slots)
         self._add_worker("steady", slots=1, immortal=True)
         for number, act in enumerate(plan.acts):
-            name = f"{act.what}-{number}"
+            name = _name_of(act, number)
             self._add(name, partial(self._act, name, act), immortal=act.what == "lose everything")
         for number in range(plan.readers):
             self._add(f"reader-{number}", self._read)
@@ -607,8 +607,7 @@ class GatedWorld(Theatre[Gated]):
         number, attempts = manifest["attempt"], self.model.attempts(task)
         paper, end = attempts[number - 1]
         if paper["kind"] == "seal":
-            completion = paper["completion"] | {"result_ref": manifest["result_ref"]}
-            if completion != manifest:
+            if paper["completion"] != manifest:
                 raise Broken(f"the manifest of {task} is not what was sealed")
             self._check_why(task, manifest, attempts)
             return
@@ -627,7 +626,7 @@ class GatedWorld(Theatre[Gated]):
         ran = any(paper["kind"] == "claim" for paper, _ in attempts)
         counted = sum(end is not None and end["counts"] for _, end in attempts)
         opened, ttl = self._opened_at.get(task), timedelta(seconds=node.ttl or 1e9)
-        hands = [f"{act.what}-{n}" for n, act in enumerate(self.scenario.acts)]
+        hands = [_name_of(act, number) for number, act in enumerate(self.scenario.acts)]
         follows = {"cancelled" if m["status"] == "cancelled" else "failed" for m in self.model.lost(task)}
         grounds = {
             "cancelled by ": status == "cancelled" and self._was_cancelled(task),
@@ -764,3 +763,7 @@ class GatedWorld(Theatre[Gated]):
 
 async def _patiently(step: Callable[[], Any]) -> Any:
     return patiently(step)
+
+
+def _name_of(act: Act, number: int) -> str:
+    return f"{act.what}-{number}".replace(" ", "-")

@@ -33,14 +33,15 @@ from agentq.coordinator import Coordinator
 from agentq.doctor import Findings, ailments, repair
 from agentq.engine import Guard
 from agentq.errors import AgentqError, Conflict, EngineUnavailable, NotFound, NothingYet, StoreUnavailable
+from agentq.guards import guard_id
 from agentq.hands import Hand, Hands
 from agentq.keeper import Stop, standing
 from agentq.lifecycle import Papers, derive
 from agentq.messages import Completion, Envelope, sha256_hex
-from agentq.papers import Attempt, Cancel, Claim, Lease, Owner, Seal, new_token
+from agentq.papers import Attempt, Cancel, Claim, Lease, Owner, Seal
 from agentq.records import Records, evidence_prefix
 from agentq.settle import settle
-from agentq.store import Stored
+from agentq.store import Stored, unwatched
 
 T = TypeVar("T")
 
@@ -114,7 +115,7 @@ class MemoryStore:
 
         self._seam(replace, writes=True)
 
-    def put_file(self, key: str, path: Path) -> Stored:
+    def put_file(self, key: str, path: Path, *, progress: Callable[[int], None] = unwatched) -> Stored:
         data = path.read_bytes()
         self.put(key, data)
         return Stored(sha256_hex(data), len(data))
@@ -142,6 +143,9 @@ class MemoryStore:
 
     def key(self, ref: str) -> str | None:
         return ref.removeprefix(f"{self.url}/") if ref.startswith(f"{self.url}/") else None
+
+    def remove_temporaries(self, older_than_seconds: float) -> int:
+        return 0
 
     def _below(self, prefix: str) -> set[str]:
         return {key for key in self.objects if key.startswith(prefix)}
@@ -404,6 +408,7 @@ class Message:
     due: float = 0.0
     holder: Actor | None = None
     handed_out: int = 0
+    was_delayed: bool = False
 
 
 class MemoryEngine:
@@ -425,7 +430,7 @@ class MemoryEngine:
 
     def push(self, body: bytes, guard: Guard | None = None, delay: float = 0.0) -> None:
         """Put any bytes into the queue."""
-        self.messages.append(Message(body, guard, self._stage.clock + delay))
+        self.messages.append(Message(body, guard, self._stage.clock + delay, was_delayed=delay > 0))
 
     def receive(self) -> Message:
         """Wait for the oldest message that is due."""
@@ -647,7 +652,8 @@ class Theatre(Generic[S]):
     def _handle(self, claims: Claims, message: Message) -> None:
         looked = False
         while True:
-            verdict = patiently(partial(claims.pick_up, message.body, message.guard, self.now(), looked))
+            pick_up = partial(claims.pick_up, was_delayed=message.was_delayed)
+            verdict = patiently(partial(pick_up, message.body, message.guard, self.now(), looked))
             if not isinstance(verdict, LookAgain):
                 break
             self.stage.sleep(verdict.after)
@@ -719,6 +725,12 @@ class World(Theatre[Scenario]):
         self.records.published(TASK)
         for _ in range(1 + self.scenario.copies):
             self.engine.push(registered.envelope.to_json())
+        self._forge_guards(registered.envelope)
+
+    def _forge_guards(self, envelope: Envelope) -> None:
+        """Every guard of the first attempt that somebody can guess who does not know the id of the real one."""
+        for counter in range(3 if self.scenario.forged else 0):
+            self.engine.push(envelope.to_json(), Guard(1, counter, "forged"), delay=counter * RENEWAL)
 
     def _request(self, content: str) -> Envelope:
         return Envelope.model_validate(
@@ -747,6 +759,7 @@ class World(Theatre[Scenario]):
                     run(self.engine.publish(registered.envelope))
                     for _ in range(self.scenario.copies):
                         self.engine.push(registered.envelope.to_json())
+                    self._forge_guards(registered.envelope)
                     coordinator.published(TASK)
                 self.submitted.append(request)
                 return
@@ -932,7 +945,7 @@ class World(Theatre[Scenario]):
     def _check_the_winner(self, manifest: Completion) -> None:
         paper = self.records.attempts(TASK)[manifest.attempt - 1].paper
         if isinstance(paper, Seal):
-            same = paper.completion.model_copy(update={"result_ref": manifest.result_ref}) == manifest
+            same = paper.completion == manifest
         else:
             same = paper.owner.started == manifest.from_
         if not same:
@@ -1042,7 +1055,7 @@ class Run:
         self._records.renew(self._task_id, self._number, lease)
 
     def _publish_guard(self) -> None:
-        guard = Guard(self._number, self._counter, new_token())
+        guard = Guard(self._number, self._counter, guard_id(self._start.claim.token))
         run(self._world.engine.publish(self._start.papers.envelope, delay=LEASE, guard=guard))
         self._guard = guard.id
         self._renew()

@@ -14,6 +14,7 @@ import pytest
 
 from agentq.cli import COMMANDS
 from agentq.messages import utc_now
+from agentq.proposal import PROPOSAL, read_own
 from tests.desk import IMPLEMENT, REVIEW, Desk, Done
 
 ARTICLE = """
@@ -541,9 +542,10 @@ def test_inside_its_agent_it_is_a_proposal(desk: Desk, command: str) -> None:
     done = desk.run(command, task_id, "--from", "implementation-worker", *words, **environment)
     assert done == Done(0, f"{task_id}  proposed as {state}; the worker checks it when you end\n", "")
     assert desk.json("status", task_id)["state"] == "processing"
-    proposal = desk.records.proposal(task_id, 1)
+    proposal = read_own(output, task_id, 1, claim.token)
     assert proposal
     assert proposal.status == state
+    assert claim.token not in (output / PROPOSAL).read_text()
     assert (output / "report.md").exists() == (command == "complete")
     again = desk.json(command, task_id, "--from", "implementation-worker", *words, **environment)
     assert again["status"] == state
@@ -552,9 +554,13 @@ def test_inside_its_agent_it_is_a_proposal(desk: Desk, command: str) -> None:
     other = desk.run("fail", task_id, "--from", "implementation-worker", "--reason", "Else.", **environment)
     assert other.code == 5
     assert f"attempt 1 of {task_id} was already proposed as {state}" in other.err
-    lost = desk.run(command, task_id, "--from", "me", *words, **environment | {"AGENTQ_TOKEN": "another"})
+    forged = desk.run(command, task_id, "--from", "me", *words, **environment | {"AGENTQ_TOKEN": "another"})
+    assert forged.code == 5
+    assert f"attempt 1 of {task_id} was already proposed as {state}" in forged.err
+    gone = environment | {"AGENTQ_OUTPUT": str(desk.folder / "gone")}
+    lost = desk.run("fail", task_id, "--from", "me", "--reason", "No.", **gone)
     assert lost.code == 5
-    assert f"attempt 1 of {task_id} is no longer yours" in lost.err
+    assert f"attempt 1 of {task_id} is over" in lost.err
     broken = desk.run(command, task_id, "--from", "me", *words, **environment | {"AGENTQ_ATTEMPT": ""})
     assert broken.code == 3
 

@@ -6,7 +6,7 @@ import pytest
 
 from agentq.adapters import open_engine, open_store
 from agentq.app import App
-from agentq.config import Settings, find_profile, load_profile, load_settings, profiles
+from agentq.config import S3Section, Settings, find_profile, load_profile, load_settings, profiles
 from agentq.engines.sqlite import SQLiteEngine
 from agentq.errors import Invalid, NotFound
 
@@ -114,7 +114,7 @@ def test_a_password_is_never_shown(tmp_path: Path, url: str, shown: str) -> None
     ],
 )
 def test_a_store_is_a_folder_or_its_url(url: str, folder: str) -> None:
-    assert open_store(url).url == Path(folder).as_uri()
+    assert open_store(url, S3Section()).url == Path(folder).as_uri()
 
 
 def test_only_the_data_folder_of_the_defaults_is_made(tmp_path: Path) -> None:

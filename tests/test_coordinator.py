@@ -11,11 +11,10 @@ from agentq.coordinator import Coordinator
 from agentq.errors import Conflict, EvidenceError, Invalid, NotFound, NothingYet, StoreUnavailable
 from agentq.hands import Hand, Hands
 from agentq.messages import ENVELOPE_LIMIT, Completion
-from agentq.papers import Claim
 from agentq.records import Records
 from agentq.settle import settle_in_store
 from agentq.stores.file import FileStore
-from tests.samples import NOW, TASK, after, claim, completion, end, failing, registered, report, request, seal
+from tests.samples import NOW, TASK, after, claim, completion, failing, registered, report, request, seal
 from tests.simulation import MemoryStore
 
 FAILED = Hand(by="me", status="failed", reason="not needed")
@@ -422,27 +421,3 @@ def test_two_hands_are_decided_by_one_number() -> None:
     registered(records)
     with pytest.raises(Conflict, match="was already completed by you"):
         Hands(records).end_by_hand(TASK, FAILED)
-
-
-# ---------------------------------------------------------------------- proposals
-
-
-def test_a_running_agent_proposes_once(records: Records, coordinator: Coordinator) -> None:
-    registered(records)
-    owner: Claim = claim()
-    records.take(TASK, owner)
-    proposal = Hands(records).propose(TASK, 1, owner.token, DONE)
-    assert Hands(records).propose(TASK, 1, owner.token, DONE) == proposal == records.proposal(TASK, 1)
-    with pytest.raises(Conflict, match="already proposed as completed"):
-        Hands(records).propose(TASK, 1, owner.token, FAILED)
-
-
-def test_only_the_attempt_that_runs_may_propose(records: Records, coordinator: Coordinator) -> None:
-    registered(records)
-    records.take(TASK, claim())
-    for attempt, token in ((1, "forged"), (2, "owner")):
-        with pytest.raises(Conflict, match="no longer yours"):
-            Hands(records).propose(TASK, attempt, token, DONE)
-    records.end(TASK, end())
-    with pytest.raises(Conflict, match="no longer yours"):
-        Hands(records).propose(TASK, 1, "owner", DONE)

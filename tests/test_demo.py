@@ -55,9 +55,9 @@ def check(folder: Path, done: "subprocess.CompletedProcess[str]") -> None:
     assert not daemons_of(folder)
 
 
-def demo(desk: Desk, *arguments: str, python: str = sys.executable) -> "subprocess.CompletedProcess[str]":
+def demo(desk: Desk, *arguments: str, python: str = sys.executable, **more: str) -> "subprocess.CompletedProcess[str]":
     """Run the demo in a home that has nothing, with variables that must not disturb it."""
-    environment = {"PATH": os.environ["PATH"], "HOME": str(desk.home), "AGENTQ_STORE": "s3://nonsense"}
+    environment = {"PATH": os.environ["PATH"], "HOME": str(desk.home), "AGENTQ_STORE": "s3://nonsense", **more}
     command = [python, "-m", "agentq", "demo", *arguments]
     return subprocess.run(command, cwd=desk.home, env=environment, capture_output=True, text=True, timeout=100)
 
@@ -79,7 +79,8 @@ def test_the_demo_on_rabbitmq_with_a_user_of_its_own(desk: Desk, rabbitmq: Node)
     rabbitmq.ctl("set_permissions", "demo", ".*", ".*", ".*")
     try:
         folder = desk.folder / "demo"
-        done = demo(desk, "--dir", str(folder), "--broker", f"amqp://demo:s3cret@127.0.0.1:{rabbitmq.port}/")
+        url, login = f"amqp://demo@127.0.0.1:{rabbitmq.port}/", {"AGENTQ_BROKER_PASSWORD": "s3cret"}
+        done = demo(desk, "--dir", str(folder), "--broker", url, **login)
         check(folder, done)
         assert "s3cret" not in done.stdout + (folder / "agentq.toml").read_text()
     finally:
@@ -87,7 +88,9 @@ def test_the_demo_on_rabbitmq_with_a_user_of_its_own(desk: Desk, rabbitmq: Node)
 
 
 def test_a_step_that_fails_says_what_went_wrong(desk: Desk) -> None:
-    done = demo(desk, "--dir", str(desk.folder / "demo"), "--broker", "amqp://u:s3cret@127.0.0.1:1/")
+    done = demo(
+        desk, "--dir", str(desk.folder / "demo"), "--broker", "amqp://u@127.0.0.1:1/", AGENTQ_BROKER_PASSWORD="s3cret"
+    )
     assert done.returncode == 1
     assert "agentq init --write" in done.stderr
     assert "RabbitMQ at amqp://u@127.0.0.1:1/ cannot be reached" in done.stderr

@@ -1,6 +1,8 @@
 """`agentq doctor`: what it finds, what it mends, and what it leaves alone."""
 
+import os
 import re
+import time
 from collections.abc import Callable
 
 import pytest
@@ -216,3 +218,15 @@ def test_a_store_that_cannot_be_used(desk: Desk) -> None:
     assert "a file stands where a folder should be\n          → choose a folder" in found.out
     assert "engine    ok: sqlite" in found.out
     assert desk.run("doctor", "--store", str(desk.folder / "file"), "--json").json["store_error"]
+
+
+def test_what_dead_writers_left_half_written_is_removed_and_younger_ones_stay(desk: Desk) -> None:
+    desk.task()
+    old, young = (desk.shared / "tasks" / f".tmp-{name}" for name in ("old", "young"))
+    for path in (old, young):
+        path.touch()
+    os.utime(old, (time.time() - 90_000,) * 2)
+    desk.ok("doctor")
+    assert old.exists()
+    assert "1 half-written objects of dead writers removed" in desk.ok("doctor", "--repair")
+    assert (old.exists(), young.exists()) == (False, True)

@@ -23,6 +23,7 @@ EXPECTED = {
     "agentq result task-123": ExitCode.NOTHING_YET,  # nobody has worked on it when README shows it
     "agentq wait fix-17 --timeout 10m": ExitCode.WAIT_TIMEOUT,
     "agentq result fix-17": ExitCode.NOTHING_YET,
+    "agentq verify": ExitCode.NOTHING_YET,
     "agentq fail task-123": ExitCode.CONFLICT,  # the line before completed it
 }
 OTHER_WORDS = ("make ", "docker ", "export ", "#")
@@ -51,6 +52,8 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "shared/tasks/task-123.md").write_text("Implement one scoped change.\n", encoding="utf-8")
     (tmp_path / "shared/results/task-123.md").write_text("Done, see the patch.\n", encoding="utf-8")
     (tmp_path / "project/brief.md").write_text("Mend the mean.\n", encoding="utf-8")
+    line = f"agentq-ed25519 {'A' * 43}= implementation-worker\n"
+    (tmp_path / "project/worker.pub").write_text(line, encoding="utf-8")
     (tmp_path / "project/plan.yaml").write_text(blocks(ROOT / "docs/plans.md", "yaml")[0], encoding="utf-8")
     return tmp_path
 

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from tests.desk import Desk
+from tests.object_servers import CREDENTIALS, ObjectServer
 
 AMQP_AND_S3 = {"aio_pika", "aiormq", "pamqp", "yarl", "boto3", "botocore"}
 HEAVY = AMQP_AND_S3 | {"asyncio", "ssl", "sqlite3", "ctypes", "tenacity", "rich", "concurrent", "multidict"}
@@ -53,6 +54,16 @@ def test_status_of_a_waiting_task_imports_nothing_heavy_either(desk: Desk) -> No
 def test_what_the_papers_can_tell_or_do_needs_no_engine(desk: Desk, command: str, gate: str) -> None:
     desk.task("--id", "first", "--delay", "1h")
     assert not imported(desk, command, desk.task(gate)) & HEAVY
+
+
+@pytest.mark.parametrize("command", ["status", "result", "inbox"])
+def test_what_reads_from_a_bucket_imports_the_client_and_no_more(desk: Desk, moto: ObjectServer, command: str) -> None:
+    desk.environment |= CREDENTIALS | {"AGENTQ_STORE": moto.store().url, "AWS_ENDPOINT_URL_S3": moto.url}
+    desk.ok("submit", "--to", "review-worker", "--type", "review", "-i", "Look.", "--id", "known")
+    desk.ok("complete", "known", "--from", "me", "--summary", "done")
+    found = imported(desk, command, *(("known",) if command != "inbox" else ()))
+    assert "botocore" in found
+    assert not found & {"boto3", "s3transfer", "tenacity", "asyncio", "aio_pika", "rich"}
 
 
 def test_help_and_version_import_no_command(desk: Desk) -> None:

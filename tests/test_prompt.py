@@ -12,7 +12,7 @@ from agentq.handover import Handover, hand_over
 from agentq.lifecycle import Need, Papers
 from agentq.messages import Artifact, Completion, sha256_hex
 from agentq.papers import Approval, Attempt
-from agentq.prompt import SHOWN, render
+from agentq.prompt import SHOWN, WARNING, render
 from agentq.records import Records
 from agentq.scratch import Scratch
 from tests.samples import AGENT, NOW, TASK, completion, end, ran, request
@@ -130,9 +130,9 @@ def test_every_earlier_attempt_is_told_and_the_last_ones_work_copied(records: Re
     assert copy.read_text() == "+1"
     assert list(scratch.earlier.iterdir()) == [copy]
     assert told(given, handed).endswith(
-        "# What was tried before\n\nThese attempts brought no accepted result; mend what they missed.\n\n"
-        f"- attempt 1: no tests\n  - report: {first.ref}\n"
-        f"- attempt 2: risks is missing\n  - patch: {copy} ({patch.ref})\n"
+        "# What was tried before\n\nThese attempts brought no accepted result; mend what they missed. "
+        f"{WARNING}\n\n- attempt 1:\n  > no tests\n  - report: {first.ref}\n"
+        f"- attempt 2:\n  > risks is missing\n  - patch: {copy} ({patch.ref})\n"
     )
 
 
@@ -142,7 +142,7 @@ def test_the_last_attempt_that_left_anything_is_the_one_to_build_on(records: Rec
     handed = hand_over(records, given, scratch)
     assert (scratch.earlier / "report.md").read_text() == "half"
     assert told(given, handed).endswith(
-        "- attempt 2: its worker's process died\n  - saved, if anything: memory://store/artifacts/task-1/2\n"
+        "- attempt 2:\n  > its worker's process died\n  - saved, if anything: memory://store/artifacts/task-1/2\n"
     )
 
 
@@ -176,7 +176,7 @@ def test_a_piece_that_is_large_or_elsewhere_stays_where_it_is(
 
 def test_of_many_attempts_the_last_ones_are_told() -> None:
     prompt = told(papers(*(tried(number) for number in range(1, SHOWN + 5))))
-    assert "- 4 more before these\n- attempt 5: it broke\n" in prompt
+    assert "- 4 more before these\n- attempt 5:\n  > it broke\n" in prompt
     assert "- attempt 4:" not in prompt
 
 

@@ -348,7 +348,7 @@ def test_settings_that_are_not_utf_8(desk: Desk) -> None:
         ("BROKER", "amqp://a,http://b", "AGENTQ_BROKER: no engine has such a URL"),
         ("BROKER", "amqp://u:s3cret@host:99999", "AGENTQ_BROKER: write amqp://"),
         ("BROKER", "amqp://u:s3cret@ho\uff0fst/", "AGENTQ_BROKER: write amqp://"),
-        ("STORE", "s3://s3cret@bucket", "there is no store behind such s3:// URLs"),
+        ("STORE", "s3://s3cret@bucket", "the store's URL names no bucket"),
         ("STORE", "file://shared", "there is no store behind such file:// URLs"),
         ("WORKERS", "/nowhere/workers", "workers is /nowhere/workers, which is no folder"),
         ("CONFIG", "/nowhere/agentq.toml", "AGENTQ_CONFIG names /nowhere/agentq.toml, which is no file"),
@@ -364,7 +364,8 @@ def test_variables_that_cannot_be_used(desk: Desk, name: str, value: str, words:
 @pytest.mark.parametrize(
     ("flag", "value", "words"),
     [
-        ("--broker", "http://u:s3cret@host", "--broker: no engine has such a URL"),
+        ("--broker", "http://host", "--broker: no engine has such a URL"),
+        ("--broker", "amqp://u:s3cret@host", "can read it in the process list"),
         ("--store", "ftp://u:s3cret@host", "there is no store behind such ftp:// URLs"),
         ("--store", "", "--store: String should have at least 1 character"),
     ],

@@ -38,12 +38,20 @@ class Daemon(NamedTuple):
     log: Path
 
 
+LOGIN = ("AGENTQ_BROKER_USER", "AGENTQ_BROKER_PASSWORD")
+"""What is believed of the user's own variables, for the broker that was given."""
+
+
 class Walk:
     """One walk through in a folder of its own, which stays behind with all evidence."""
 
     def __init__(self, folder: Path, broker: str | None) -> None:
         self._folder = folder
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("AGENTQ_", "GIT_"))}
+        kept = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("AGENTQ_", "GIT_")) or (broker and key in LOGIN)
+        }
         self._environment = kept | {
             "AGENTQ_BROKER": broker or folder.as_uri().replace("file:", "sqlite:", 1) + "/queue.db",
             "AGENTQ_NAMESPACE": NAMESPACE,  # on a broker that others use, theirs are other queues

@@ -28,6 +28,12 @@ def deployment(request: pytest.FixtureRequest, tmp_path: Path, nursery: Nursery)
         yield from running(on_rabbitmq(request.getfixturevalue("rabbitmq"), tmp_path, nursery))
 
 
+@pytest.fixture
+def on_sqlite_alone(tmp_path: Path, nursery: Nursery) -> Iterator[Deployment]:
+    """A deployment for what no engine has a part in."""
+    yield from running(on_sqlite(tmp_path, nursery))
+
+
 @pytest.fixture(scope="session")
 def stopped_broker(rabbitmq_installations: dict[str, Installation]) -> Iterator[Node]:
     """One node for all tests that stop and kill it."""

@@ -32,7 +32,7 @@ def install(sentences: Sequence[str], flags: Path) -> None:
         return
     plan = Plan([Fault.parse(sentence) for sentence in sentences], flags)
     open_store, open_engine = agentq.app.open_store, agentq.app.open_engine
-    agentq.app.open_store = lambda url: FaultyStore(open_store(url), plan)
+    agentq.app.open_store = lambda url, s3: FaultyStore(open_store(url, s3), plan)
     agentq.app.open_engine = lambda settings: FaultyEngine(open_engine(settings), plan)
 
 
@@ -166,6 +166,7 @@ class FaultyDelivery:
     def __init__(self, delivery: Delivery, plan: Plan) -> None:
         self._delivery, self._plan = delivery, plan
         self.body, self.guard, self.published_at = delivery.body, delivery.guard, delivery.published_at
+        self.was_delayed = delivery.was_delayed
 
     async def ack(self) -> None:
         """A step."""

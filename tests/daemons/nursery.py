@@ -37,6 +37,7 @@ import agentq.plans
 import agentq.pull
 import agentq.runners.command
 import agentq.stores.file
+import agentq.stores.s3
 import agentq.worker
 from tests.daemons import faults
 

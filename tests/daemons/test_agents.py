@@ -6,7 +6,8 @@ from datetime import timedelta
 import pytest
 
 from agentq.messages import utc_now
-from agentq.papers import End, Proposal
+from agentq.papers import End
+from agentq.proposal import Hand, propose
 from tests.daemons.harness import Deployment, foreign, script, until
 
 
@@ -76,18 +77,9 @@ def test_an_agent_may_give_its_task_back(deployment: Deployment) -> None:
         claim = deployment.papers(task).running
         assert claim
         when = utc_now() + timedelta(seconds=1.5)
-        deployment.records.propose(
-            Proposal(
-                task_id=task,
-                attempt=attempt,
-                token=claim.token,
-                status="released",
-                by="agent",
-                at=utc_now(),
-                reason="not my kind of work",
-                not_before=when if attempt == 1 else None,
-            )
-        )
+        (output,) = deployment.data.glob(f"scratch/*/{task}/{attempt}/output")
+        hand = Hand("agent", "released", reason="not my kind of work", not_before=when if attempt == 1 else None)
+        propose(output, task, attempt, claim.token, hand)
         deployment.open_gate(f"go-{attempt}")
         end = ended(deployment, task, attempt)
         assert (end.reason, end.counts) == ("not my kind of work", False)
@@ -221,7 +213,7 @@ def test_the_next_attempt_gets_the_work_of_the_last_one(deployment: Deployment) 
     assert deployment.evidence(task, 2)["report.md"] == "half\n"
     assert deployment.evidence(task, 2)["transcript.log"].split() == ["draft.md", "transcript.log"]
     prompt = deployment.prompt(task, 2)
-    assert "- attempt 1: exited with status 1: no tests\n" in prompt
+    assert "- attempt 1:\n  > exited with status 1: no tests\n" in prompt
     assert "- risks: no copy: risks is not what the result names" in prompt
     deployment.rest()
 

@@ -283,7 +283,7 @@ def test_what_is_given_back_goes_to_a_daemon_and_does_not_count(deployment: Depl
     assert deployment.cli("release", task, "--reason", "not mine").returncode == 0
     deployment.start_worker()
     deployment.check(task, starts=[2], attempt=2)
-    assert "- attempt 1: not mine" in deployment.prompt(task, 2)
+    assert "- attempt 1:\n  > not mine" in deployment.prompt(task, 2)
     deployment.workers[0].kill()
     other = deployment.submit("report never")
     assert claim(deployment, "--wait", "5")
