@@ -944,10 +944,7 @@ class World(Theatre[Scenario]):
 
     def _check_the_winner(self, manifest: Completion) -> None:
         paper = self.records.attempts(TASK)[manifest.attempt - 1].paper
-        if isinstance(paper, Seal):
-            same = paper.completion == manifest
-        else:
-            same = paper.owner.started == manifest.from_
+        same = paper.completion == manifest if isinstance(paper, Seal) else paper.owner.started == manifest.from_
         if not same:
             raise Broken(f"the manifest is not of who owns attempt {manifest.attempt}")
         if manifest.status == "expired" and self.runs:
