@@ -7,6 +7,7 @@ import pytest
 
 from tests.brokers.node import Node
 from tests.desk import Desk
+from tests.object_servers import BUCKET, CREDENTIALS, ObjectServer
 
 PASSWORD = "pw-" + "kX7qZ2mP9sL4"
 WORKER = """
@@ -109,3 +110,29 @@ def test_a_password_given_as_a_flag_leaves_the_command_line(leaky: Desk, rabbitm
         assert PASSWORD not in worker_says(leaky, "leaky: ready", flags=flags)
     finally:
         rabbitmq.ctl("delete_user", "leaky")
+
+
+@pytest.mark.promise("no-secrets")
+@pytest.mark.parametrize("wrong", ["nothing", "bucket", "host"])
+def test_the_buckets_credentials_are_seen_by_nobody(desk: Desk, moto: ObjectServer, wrong: str) -> None:
+    folder = desk.project / "workers" / "leaky"
+    folder.mkdir(parents=True)
+    (folder / "worker.toml").write_text(WORKER)
+    (desk.project / "agentq.toml").write_text("[s3]\ntimeout = 2.0\nretry_seconds = 0.5\n")
+    desk.environment |= CREDENTIALS | {
+        "AGENTQ_STORE": f"s3://{'elsewhere' if wrong == 'bucket' else BUCKET}/leaks",
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1" if wrong == "host" else moto.url,
+        "AWS_SECRET_ACCESS_KEY": PASSWORD,
+        "AWS_SESSION_TOKEN": f"session-{PASSWORD}",
+        "AGENTQ_DEBUG": "1",
+    }
+    said = [desk.run(*command) for command in COMMANDS if "access" not in command]
+    if wrong == "nothing":
+        desk.ok("submit", "--to", "leaky", "--type", "work", "-i", "Do it.", "--id", "second")
+        said.append(worker_says(desk, "leaky: ready", ("wait", "second", "--timeout", "30")))
+        said.append(desk.run("result", "second", "--artifact", "seen"))
+        assert "AGENTQ_TASK_ID=second" in str(said)
+    else:
+        assert {done.code for done in said} & {3, 6}
+        said.append(worker_says(desk, "the store s3://"))
+    assert PASSWORD not in f"{said}{everything_of(desk)}"
