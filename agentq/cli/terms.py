@@ -70,7 +70,17 @@ Sender = Annotated[
     str | None,
     typer.Option("--from", metavar="NAME", help="The coordinator, who gets the completion.", callback=checked_name),
 ]
-By = Annotated[str, typer.Option("--from", metavar="NAME", help="Who says so.", callback=checked_name)]
+By = Annotated[
+    str,
+    typer.Option(
+        "--from",
+        metavar="NAME",
+        envvar="AGENTQ_AGENT",
+        show_envvar=False,
+        help="Who says so; known inside a running agent.",
+        callback=checked_name,
+    ),
+]
 Who = Annotated[
     str | None,
     typer.Option("--by", metavar="WHO", help="Who says so; else the coordinator.", callback=checked_name),

@@ -76,9 +76,7 @@ def test_complete_inside_the_agent_is_a_proposal(deployment: Deployment) -> None
 
 def test_a_proposal_without_what_was_asked_for_is_not_believed(deployment: Deployment) -> None:
     deployment.start_worker()
-    task = deployment.submit(
-        "agentq complete $AGENTQ_TASK_ID --from me --summary Done", expect="patch", max_attempts="1"
-    )
+    task = deployment.submit("agentq complete $AGENTQ_TASK_ID --summary Done", expect="patch", max_attempts="1")
     manifest = deployment.check(task, "failed", starts=[1], attempt=2)
     assert "patch is missing" in (manifest.reason or "")
     deployment.rest()
