@@ -130,6 +130,9 @@ def _positions(data: bytes, text: bytes) -> Iterator[int]:
 
 # ---------------------------------------------------------------------- what counts
 
+_FILLER = re.compile(
+    rb"(?i)your|placeholder|change[_-]?me|redacted|dummy|sample|insert|(?-i:xxxx|XXXX)|0{8}|\*\*|\.\.\.|<|>|\$[({]|\{\{|\xe2\x80\xa6"
+)
 _STAND_IN = re.compile(
     rb"(?i)example|your|placeholder|change[_-]?me|redacted|dummy|sample|insert|(?-i:xxxx|XXXX)|\*\*|\.\.\.|<|>|\$[({]|\{\{|\xe2\x80\xa6"
 )
@@ -168,14 +171,18 @@ def _is_password(value: bytes, *, is_quoted: bool) -> bool:
 
 
 def _whole(match: "re.Match[bytes]") -> tuple[int, int] | None:
-    """A format that speaks for itself, unless it is an example of it."""
-    value = match[0]
-    return None if _STAND_IN.search(value) or len(set(value)) < 10 else match.span()
+    """A format that speaks for itself, unless it is filled up with what stands for one."""
+    return None if _FILLER.search(match[0]) else match.span()
 
 
 def _random(match: "re.Match[bytes]") -> tuple[int, int] | None:
     """A format that words may have too."""
-    return _whole(match) if _is_random(match[0]) else None
+    return _whole(match) if _is_random(match[0]) and not _STAND_IN.search(match[0]) else None
+
+
+def _inside(match: "re.Match[bytes]") -> tuple[int, int] | None:
+    """The value of a format that begins with its name."""
+    return None if _FILLER.search(match["value"]) else match.span("value")
 
 
 def _named(match: "re.Match[bytes]") -> tuple[int, int] | None:
@@ -232,10 +239,14 @@ _URL = re.compile(rb"://(?P<user>[^\s/?#@:\"'`<>]{0,128}):(?P<value>[^\s/@\"'`<>
 _START = rb"(?:(?<![\w-])|(?<=\\[nrt]))"
 _PEM = (
     rb"-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY(?: BLOCK)?-----"
-    rb"(?:\\[nr]|\s|[\w-]{1,32}: [^\n\\]{1,128}(?:\n|\\n)){1,12}[A-Za-z0-9+/=]{16,}"
+    rb"(?:[ \t]*$|(?:\\[nr]|\s|[\w-]{1,32}: [^\n\\]{1,128}(?:\n|\\n)){1,12}(?:[A-Za-z0-9+/=]{4,}|-----END|$))"
+)
+_AWS_SECRET = re.compile(
+    rb"(?i)secret_?(?:access_?)?key[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?P<value>[A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])"
 )
 
 _FORMATS: tuple[tuple[str, tuple[bytes, ...], bytes, Value], ...] = (
+    ("an API key", (b"sk-ant-", b"sk-proj-", b"sk-or-v1-"), _START + rb"sk-(?:ant|proj|or-v1)-[\w-]{40,256}", _whole),
     ("an API key", (b"sk-",), _START + rb"sk-(?:ant-|proj-|svcacct-|admin-|or-v1-|lf-)?[\w-]{24,256}", _random),
     ("a GitHub token", (b"github_pat_",), rb"github_pat_\w{36,255}", _whole),
     ("a Google API key", (b"AIza",), rb"AIza[\w-]{35}(?![\w-])", _whole),
@@ -317,6 +328,13 @@ def _rules() -> tuple[_Rule, ...]:
     formats = (_Rule(kind, texts, re.compile(pattern), value, shown=4) for kind, texts, pattern, value in _FORMATS)
     return (
         *formats,
+        _Rule(
+            "an AWS key",
+            (b"secretkey", b"secret_key", b"secret_access", b"secretaccess"),
+            _AWS_SECRET,
+            _inside,
+            folded=True,
+        ),
         _Rule("a secret beside its name", _NAME_TEXTS, _NAMED, _named, folded=True),
         _Rule("a password in a URL", (b"://",), _URL, _in_url),
     )
@@ -348,9 +366,7 @@ def _asked(kind: str, rules: "Iterable[re.Pattern[str]]", around: bytes, begin: 
 
 
 def _is_meant(secret: bytes, kind: str) -> bool:
-    if _STAND_IN.search(secret) or len(set(secret)) < 10:
-        return False
-    return "Artifactory" not in kind or _is_random(secret)
+    return not _FILLER.search(secret) and ("Artifactory" not in kind or _is_random(secret))
 
 
 @cache

@@ -101,7 +101,7 @@ HARMLESS = {
     "urls": "https://user:password@example.com/ amqp://guest:guest@localhost:5672/ https://host:8443/a@b "
     "postgres://${USER}:${PASSWORD}@db/x ssh://git@github.com:22/a.git",
     "kubernetes": "secretName: agentq-s3-credentials-2024\nsecretKeyRef: {name: my-app-2, key: token}\n",
-    "aws's own example": "AKIA" + "IOSFODNN7" + "EXAMPLE",
+    "fillers": "ghp_" + "x" * 36 + " AKIA" + "X" * 16 + " npm_" + "0" * 36 + " sk-your-key-goes-here-0123456789abcd",
     "usage": "max_tokens=4096, input_tokens: 1234567, token_count = 99, password_id: 3f2a9c8e7d6b5a4f3e2d1c0b9a8f7e6d",
 }
 
@@ -122,6 +122,24 @@ def test_a_credential_is_found_where_it_stands(kind: str) -> None:
             assert tail not in told_of
             assert all(len(find.shown) <= 4 for find in found)
             assert tail not in masked(text), "what is masked is not there any more"
+
+
+@pytest.mark.promise("no-credentials")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "use AKIA" + "IOSFODNN7" + "EXAMPLE please",
+        "aws_secret_access_key = " + "wJalrXUtnFEMI/K7MDENG/" + "bPxRfiCYEXAMPLEKEY",
+        '"SecretAccessKey": "' + "wJalrXUtnFEMI/K7MDENG/" + 'bPxRfiCYEXAMPLEKEY"',
+        "token ghp_" + "a1B2" * 9,
+        "gho_" + "a" * 36,
+        "sk-ant-" + "api03-" + "A" * 60,
+        "-----BEGIN OPENSSH " + "PRIVATE KEY-----",
+        "the key:\n-----BEGIN RSA " + "PRIVATE KEY-----\nabcd\n-----END RSA " + "PRIVATE KEY-----",
+    ],
+)
+def test_what_only_looks_like_one_is_asked_about(text: str) -> None:
+    assert len(told({"instructions": text})) == 1
 
 
 @pytest.mark.promise("no-credentials")
