@@ -5,7 +5,7 @@ from urllib.parse import unquote, urlsplit
 
 from agentq.config import S3Section, Settings, absolute
 from agentq.engine import Engine
-from agentq.errors import Invalid
+from agentq.errors import Invalid, StoreUnavailable
 from agentq.store import Store
 
 
@@ -67,3 +67,14 @@ def without_password(url: str) -> str:
     if parts.password is None:
         return url
     return parts._replace(netloc=f"{parts.username or ''}@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, if need be; raises StoreUnavailable."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the folder {folder} cannot be made: {error.strerror}",
+            hint="Choose another place: --store, AGENTQ_STORE, or `store` in agentq.toml.",
+        ) from error

@@ -2,20 +2,22 @@
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentq.adapters import open_engine, open_store, without_password
-from agentq.config import LimitsSection, Profile, Settings, find_profile, load_settings, profiles
+from agentq.adapters import make_folder, open_engine, open_store, without_password
+from agentq.agents import Agents
+from agentq.config import Settings, load_settings
 from agentq.context import context_at
 from agentq.coordinator import Coordinator, Registered
 from agentq.credentials import refuse
-from agentq.engine import DeadLetter, Declared, Engine, Health
-from agentq.errors import AgentqError, EngineUnavailable, Invalid, NotFound, StoreUnavailable
+from agentq.engine import Declared, Engine, Health
+from agentq.errors import AgentqError, EngineUnavailable, Invalid
 from agentq.keyring import Keyring
-from agentq.messages import Envelope, is_key, parse_envelope
+from agentq.messages import Envelope
+from agentq.profile import find_profile
 from agentq.records import Records
 from agentq.request import texts_of
 from agentq.signing import Signer
@@ -23,32 +25,14 @@ from agentq.store import Store
 from agentq.trust import Answers, of_worker
 
 if TYPE_CHECKING:
+    from agentq.dead_letters import DeadLetters
     from agentq.doctor import Findings
     from agentq.hands import Hands
-    from agentq.lifecycle import Papers
     from agentq.papers import Claim
-    from agentq.pull import Holder, Holdings, Taken
+    from agentq.puller import Puller
     from agentq.transfer import Transfer
     from agentq.why import Queue, Why
     from agentq.worker import Worker
-
-
-def _next_id(task_id: str) -> str | None:
-    """The id under which a dead letter's task is tried again: the same for every copy of the letter."""
-    stem, mark, count = task_id.rpartition(".retry-")
-    number, stem = (int(count) + 1, stem) if mark and count.isdecimal() else (1, task_id)
-    found = f"{stem}.retry-{number}"
-    return found if is_key(found, 128) else None
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreUnavailable(
-            f"the folder {folder} cannot be made: {error.strerror}",
-            hint="Choose another place: --store, AGENTQ_STORE, or `store` in agentq.toml.",
-        ) from error
 
 
 def _is_orphaned(claim: "Claim") -> bool:
@@ -114,14 +98,23 @@ class App:
         return Hands(self.records, is_gone=_bury_orphaned, released=self._released)
 
     @cached_property
-    def profiles(self) -> Mapping[str, Profile]:
-        """All worker profiles that can be found from here."""
-        return profiles(self.settings)
+    def agents(self) -> Agents:
+        """The agents that there are."""
+        return Agents(self.settings)
 
     @cached_property
-    def agents(self) -> tuple[str, ...]:
-        """Every agent that has a profile or is named in the settings."""
-        return tuple(sorted({*self.profiles, *self.settings.agents}))
+    def dead_letters(self) -> "DeadLetters":
+        """The engine's dead letters."""
+        from agentq.dead_letters import DeadLetters
+
+        return DeadLetters(self)
+
+    @cached_property
+    def puller(self) -> "Puller":
+        """This user as a worker that pulls."""
+        from agentq.puller import Puller
+
+        return Puller(self.records, self.agents, self.keyring, self.engine, self.settings.data, self._released)
 
     @contextlib.asynccontextmanager
     async def engine(self) -> AsyncIterator[Engine]:
@@ -137,7 +130,7 @@ class App:
         """Make the data folder for what the defaults put there; any other place must exist."""
         inside = self.settings.data.as_uri().partition(":")[2]
         if url.partition(":")[2].startswith(f"{inside}/"):
-            _make_folder(self.settings.data)
+            make_folder(self.settings.data)
 
     @property
     def passwordless_broker(self) -> tuple[str, ...]:
@@ -150,20 +143,6 @@ class App:
         return self.settings.rabbitmq.password is not None or self.passwordless_broker != self.settings.broker
 
     # ------------------------------------------------------------------ tasks
-
-    def check_target(self, agent: str, task_type: str) -> None:
-        """Raise Invalid for an agent that nobody is, or a type that its profile does not take."""
-        if agent not in self.agents:
-            raise Invalid(
-                f"there is no agent {agent}",
-                hint=f"Known: {', '.join(self.agents)}. Others are named in agents = [...] of agentq.toml.",
-            )
-        profile = self.profiles.get(agent)
-        if profile and profile.types and task_type not in profile.types:
-            raise Invalid(
-                f"{agent} takes no tasks of type {task_type}",
-                hint=f"It takes: {', '.join(profile.types)}.",
-            )
 
     async def submit(
         self, request: Envelope, context: bytes | None = None, *, allow_secrets: bool = False
@@ -191,24 +170,16 @@ class App:
             refuse(texts_of(request, {**contexts, **there}))
 
     async def _submit(self, request: Envelope, register: Callable[[Envelope], Registered]) -> Registered:
-        request = self._with_approvals(request)
+        request = self.agents.with_approvals(request)
         requests = request.plan or (request,)
         for task in requests:
-            self.check_target(task.to, task.type)
+            self.agents.check_target(task.to, task.type)
         async with self.engine() as engine:
             for agent in sorted({task.to for task in requests}):
                 await engine.ready(agent)
             registered = register(request)
             await self._publish_all(engine, registered.envelope, registered.publish)
         return registered
-
-    def _with_approvals(self, request: Envelope) -> Envelope:
-        """The request asks for an approval where the profile of its agent takes the type for irreversible."""
-        if request.is_group:
-            return request.model_copy(update={"plan": tuple(map(self._with_approvals, request.plan))})
-        profile = self.profiles.get(request.to)
-        demands = profile is not None and request.type in profile.irreversible
-        return request.model_copy(update={"requires_approval": True}) if demands else request
 
     async def _publish_all(self, engine: Engine, asked: Envelope, tasks: Sequence[Envelope]) -> None:
         from agentq.settle import publish
@@ -222,7 +193,12 @@ class App:
                 hint=f"Nothing is lost: repeat the command with --id {asked.task_id}, or wait: workers publish it.",
             ) from error
         if asked.is_group:
-            self.records.published(asked.task_id)
+            self.records.marks.published(asked.task_id)
+
+    async def publish(self, registered: Envelope) -> None:
+        """Hand a registered task to the engine once more; it is started once. Raises EngineUnavailable."""
+        async with self.engine() as engine:
+            await self._publish_all(engine, registered, [registered])
 
     def hand_over(self) -> AgentqError | None:
         """Hand to the engine what reading and hands released; what hindered that, if anything: a sweep does it then."""
@@ -275,52 +251,6 @@ class App:
         except AgentqError as error:
             return f"the engine does not answer: {error}"
 
-    # ------------------------------------------------------------------ dead letters
-
-    async def dead_letters(self) -> list[DeadLetter]:
-        """All dead letters, oldest first."""
-        async with self.engine() as engine:
-            return await engine.dead_letters()
-
-    async def remove_dead_letters(self, ids: Collection[str]) -> int:
-        """Remove dead letters for good; answers how many were there."""
-        async with self.engine() as engine:
-            return await engine.remove_dead_letters(ids)
-
-    def papers_of(self, letter: DeadLetter) -> "Papers | None":
-        """The papers of a dead letter's task, None when no task with that content is registered here."""
-        try:
-            request = parse_envelope(letter.body)
-        except Invalid:
-            return None
-        papers = self.records.papers(request.task_id)
-        return papers if papers and papers.envelope.request_sha256 == request.request_digest() else None
-
-    async def retry_dead_letter(self, letter: DeadLetter) -> Envelope:
-        """Submit again what a dead letter asked for; repeating, or another letter of that task, changes nothing.
-
-        A finished task becomes a new one that cites it, one that has not ended is published again, an unknown one
-        is registered. Raises Invalid for what is no task, or not the one registered under that id.
-        """
-        request = parse_envelope(letter.body)
-        known = self._registered(request.task_id)
-        if known and known.request_sha256 != request.request_digest():
-            raise Invalid(
-                f"{letter.id} has another content than the task registered as {request.task_id}",
-                hint="Submit it under another id: agentq dlq show prints its body.",
-            )
-        if known and self.coordinator.status(known.task_id).finished_at is None:
-            async with self.engine() as engine:
-                await self._publish_all(engine, known, [known])
-            return known
-        request = self.coordinator.retry(known.task_id, _next_id(known.task_id)) if known else request
-        return (await self.submit(request, allow_secrets=True)).envelope  # it was written down before
-
-    def _registered(self, task_id: str) -> Envelope | None:
-        with contextlib.suppress(NotFound):
-            return self.coordinator.envelope(task_id)
-        return None
-
     # ------------------------------------------------------------------ setting up
 
     async def declare(self) -> Declared:
@@ -331,7 +261,7 @@ class App:
 
         await asyncio.to_thread(prove, self.store)
         async with self.engine() as engine:
-            declared = await engine.declare(self.agents, [self.settings.coordinator])
+            declared = await engine.declare(self.agents.names, [self.settings.coordinator])
         self._lay_out_store()
         return declared
 
@@ -340,19 +270,19 @@ class App:
         root: Path | None = getattr(self.store, "root", None)
         for name in ("tasks", "results", "artifacts"):
             if root:
-                _make_folder(root / name)
+                make_folder(root / name)
 
     async def health(self) -> Health:
         """What the engine is, and what is missing in it."""
         async with self.engine() as engine:
-            return await engine.health(self.agents)
+            return await engine.health(self.agents.names)
 
     async def examine(self) -> "Findings":
         """What is wrong with the engine, the store and the papers; changes nothing."""
         from agentq.doctor import examine
 
         async with self.engine() as engine:
-            return await examine(self.records, engine, self.agents)
+            return await examine(self.records, engine, self.agents.names)
 
     async def repair(self, findings: "Findings") -> list[str]:
         """Mend what can be mended; one line for each thing done."""
@@ -360,66 +290,6 @@ class App:
 
         async with self.engine() as engine:
             return await repair(self.records, engine, findings)
-
-    # ------------------------------------------------------------------ workers that pull
-
-    @cached_property
-    def _holdings(self) -> "Holdings":
-        from agentq.pull import Holdings
-
-        return Holdings(self.settings.data / "claims")
-
-    async def pull(self, agent: str, seconds: float, lease: float) -> "Taken | None":
-        """Claim an agent's next task for this user, and remember that; None when there is none for so many seconds."""
-        from dataclasses import replace
-
-        from agentq.claim import Claims, terms_of
-        from agentq.ownership import bury_orphaned, stop_silent
-        from agentq.pull import NOBODY, Held, pull
-
-        profile = self.profiles.get(agent)
-        if profile is None and (self.settings.require_profiles or agent not in self.agents):
-            known = self.profiles if self.settings.require_profiles else self.agents
-            raise Invalid(
-                f"there is no {'profile for' if self.settings.require_profiles else 'agent'} {agent}",
-                hint=f"Known: {', '.join(sorted(known))}. See agents and require_profiles in agentq.toml.",
-            )
-        profile = profile or Profile(agent=agent, folder=Path(), prompt="")
-        terms, (signer, senders) = replace(terms_of(profile, NOBODY), lease=lease), of_worker(self.keyring, profile)
-        records = Records(self.store, signer)
-        claims = Claims(records, terms, is_gone=bury_orphaned, stop_silent=stop_silent, senders=senders)
-        _make_folder(self.settings.data)
-        self._holdings.ready()
-        async with self.engine() as engine:
-            await engine.ready(agent)
-            taken = await pull(records, engine, claims, seconds)
-        if taken:
-            claim, task_id = taken.start.claim, taken.start.papers.envelope.task_id
-            self._holdings.keep(
-                Held(task_id=task_id, attempt=claim.attempt, token=claim.token, agent=agent, store=self.store.url)
-            )
-        return taken
-
-    def holder(
-        self, task_id: str, agent: str | None = None, *, proof: tuple[int, str] | None = None
-    ) -> "Holder | None":
-        """Who acts for a claim: by the attempt and the token that prove it, else one of that agent that this user
-        holds on this host; None when there is none."""
-        from agentq.pull import Held, Holder
-
-        held = self._holdings.find(task_id, self.store.url, agent)
-        if proof:
-            attempt, token = proof
-            held = Held(task_id=task_id, attempt=attempt, token=token, agent=agent or "", store=self.store.url)
-        if held is None:
-            return None
-        profile = self.profiles.get(held.agent)
-        limits = profile.limits if profile else LimitsSection()
-        return Holder(self.records, held, self._released, artifact_bytes=limits.artifact_bytes)
-
-    def let_go(self, task_id: str) -> None:
-        """Forget a claim that ended."""
-        self._holdings.forget(task_id)
 
     # ------------------------------------------------------------------ workers
 

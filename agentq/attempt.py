@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from agentq.claim import Claims, Settle, Start, Verdict, end_of
+from agentq.artifacts import evidence_prefix
+from agentq.claim import Claims, end_of
 from agentq.commit import REPORT, commit, completion_of
-from agentq.config import PASSED_ENVIRONMENT, Profile
 from agentq.credentials import masked
 from agentq.engine import Delivery, Engine
 from agentq.errors import AgentqError, Conflict, Invalid
@@ -35,12 +35,14 @@ from agentq.lifecycle import backoff, cancelled_because
 from agentq.messages import REASON_LIMIT, Outcome, Stopped, shorten, utc_now
 from agentq.papers import Proposal
 from agentq.patience import cancelled, patiently
+from agentq.profile import PASSED_ENVIRONMENT, Profile
 from agentq.prompt import render
 from agentq.proposal import read_own
 from agentq.quota import Growth, Quota
-from agentq.records import Records, evidence_prefix
+from agentq.records import Records
 from agentq.runner import Job, Ran, Runner
 from agentq.scratch import Scratch
+from agentq.verdict import Settle, Start, Verdict
 from agentq.workspace import Workspace, open_workspace
 
 log = logging.getLogger("agentq")
@@ -344,7 +346,7 @@ class AttemptRun:
         for name in (SUMMARY, REPORT):
             artifact = evidence.of(name)
             if artifact:
-                texts.append(self._records.read(artifact).decode(errors="replace"))
+                texts.append(self._records.artifacts.read(artifact).decode(errors="replace"))
         return summary_from([*texts, ran.final_text])
 
     def _clean(self) -> None:

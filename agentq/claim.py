@@ -10,74 +10,25 @@ from datetime import datetime, timedelta
 from logging import DEBUG, INFO, WARNING, getLogger
 
 from agentq.commit import commit_seal, seal_as
-from agentq.config import Profile
 from agentq.credentials import told
 from agentq.engine import Guard
 from agentq.errors import EvidenceError, Invalid, StoreUnavailable
 from agentq.gates import check_needs, note_release
 from agentq.guards import guard_id, is_genuine
 from agentq.lifecycle import Papers, due, ending
-from agentq.messages import ENVELOPE_LIMIT, Completion, Envelope, Outcome, Stopped, parse_envelope, utc_now
+from agentq.messages import ENVELOPE_LIMIT, Envelope, Outcome, Stopped, parse_envelope, utc_now
 from agentq.papers import Attempt, Claim, Demand, End, Owner, new_token
+from agentq.profile import Profile
 from agentq.records import Records
 from agentq.request import texts_of
 from agentq.trust import Senders
+from agentq.verdict import Drop, LookAgain, Park, Refuse, Settle, Start, Verdict
 
 log = getLogger("agentq")
 
 WRONG_STORE_DELAY = 60.0
 REMEMBERED = 10_000
 """Of how many tasks of another store it is remembered that somebody was told."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """Move this message alone to the dead letters."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Acknowledge: another message or paper looks after the task."""
-
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Settle:
-    """The task has ended: settle it if it is still open, then acknowledge."""
-
-    manifest: Completion
-
-
-@dataclass(frozen=True, slots=True)
-class Park:
-    """Publish a copy with a delay (and as a guard), then acknowledge; `level` is how loudly that is logged."""
-
-    envelope: Envelope
-    delay: float
-    why: str
-    guard: Guard | None = None
-    level: int = INFO
-
-
-@dataclass(frozen=True, slots=True)
-class LookAgain:
-    """Keep the delivery, and pick it up again after that many seconds: a lease that still stands still is dead."""
-
-    after: float
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """The attempt is ours: run the agent."""
-
-    papers: Papers
-    claim: Claim
-
-
-Verdict = Refuse | Drop | Settle | Park | LookAgain | Start
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,31 +1,22 @@
-"""Settings and worker profiles: flags > `AGENTQ_*` > the nearest `agentq.toml` > defaults; made once, then frozen."""
+"""The settings: flags > `AGENTQ_*` > the nearest `agentq.toml` > defaults; made once, then frozen."""
 
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator
 
-from agentq.errors import Invalid, NotFound
+from agentq.errors import Invalid
 from agentq.messages import Name
+from agentq.tomlfile import Positive, Section, place_of, text_of, validated, values_of
 
 FILE_NAME = "agentq.toml"
-PROFILE_NAME = "worker.toml"
 FROM_ENVIRONMENT = ("broker", "store", "namespace", "coordinator", "workers", "data", "keys")
 LOGIN_FROM_ENVIRONMENT = ("user", "password", "vhost")
-PASSED_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TERM", "TMPDIR", "USER", "SHELL", "TZ", "SSL_CERT_FILE")
-
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """A part of the settings: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, hide_input_in_errors=True)
 
 
 class RabbitMQSection(Section):
@@ -115,15 +106,15 @@ def load_settings(
     """The settings in force; raises Invalid with the file, line and key, the variable or the flag that is wrong."""
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     path = _settings_file(environ, cwd or Path.cwd())
-    text = _text(path) if path else ""
-    values: dict[str, Any] = _relative_to(path.parent, _toml(text, path)) if path else {}
+    text = text_of(path) if path else ""
+    values: dict[str, Any] = _relative_to(path.parent, values_of(text, path)) if path else {}
     values |= _from_environment(environ, values) | given
     values["source"] = str(path or "defaults")
 
     def where(keys: list[str]) -> str:
-        return _flag_or_variable(keys, given, environ) or _place(path, text, keys)
+        return _flag_or_variable(keys, given, environ) or place_of(path, text, keys)
 
-    return _validated(Settings, _with_defaults(values, environ), where)
+    return validated(Settings, _with_defaults(values, environ), where)
 
 
 def _with_defaults(values: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
@@ -205,220 +196,3 @@ def _relative_to(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
 
 def _anchored(folder: Path, values: dict[str, Any], *keys: str) -> dict[str, Any]:
     return values | {key: str(folder / values[key]) for key in keys if isinstance(values.get(key), str)}
-
-
-# ---------------------------------------------------------------------- profiles
-
-
-class RunnerSection(Section):
-    """Which agent is started, and how."""
-
-    kind: Literal["command"] = "command"
-    command: tuple[str, ...] = ()
-    prompt: Literal["stdin", "file"] = "stdin"
-    grace_seconds: Positive = 5.0
-
-
-class WorkspaceSection(Section):
-    """Where the agent works; a task's labels `repo` and `base` hold over these."""
-
-    kind: Literal["none", "git-worktree"] = "none"
-    repository: Path | None = None
-    base: str | None = None
-
-
-class EvidenceSection(Section):
-    """What an attempt must bring beside what the task asks for, and the command that proves it."""
-
-    artifacts: tuple[Name, ...] = ()
-    verify: tuple[str, ...] = ()
-    verify_seconds: Positive = 900.0
-
-
-class LimitsSection(Section):
-    """How long, how much and how many at once. Times are seconds; `attempt_bytes` bounds all that an attempt leaves."""
-
-    timeout_seconds: Positive = 7200.0
-    silence_seconds: Positive | None = None
-    output_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
-    artifact_bytes: Annotated[int, Field(gt=0)] = 1024**3
-    attempt_bytes: Annotated[int, Field(gt=0)] = 4 * 1024**3
-    parallel: Annotated[int, Field(ge=1, le=64)] = 1
-    drain_seconds: Positive | None = None
-    lease_seconds: Positive = 20.0
-    renew_seconds: Positive = 5.0
-    sweep_seconds: Positive = 30.0
-    look_seconds: Positive = 0.5
-
-    @model_validator(mode="after")
-    def _renewed_in_time(self) -> Self:
-        if self.lease_seconds < 2 * self.renew_seconds:
-            raise ValueError("lease_seconds must be at least twice renew_seconds")
-        return self
-
-
-class RetrySection(Section):
-    """How often a task is tried, and how long it waits between attempts."""
-
-    max_attempts: Annotated[int, Field(ge=1, le=1000)] = 3
-    delay_seconds: Annotated[float, Field(ge=0)] = 10.0
-    factor: Annotated[float, Field(ge=1)] = 3.0
-    longest_seconds: Positive = 600.0
-    jitter: Annotated[float, Field(ge=0, le=1)] = 0.2
-
-
-class EnvironmentSection(Section):
-    """What of the daemon's environment reaches the agent, beside `AGENTQ_*` of its attempt."""
-
-    let_through: tuple[str, ...] = ()
-    set: dict[str, str] = Field(default_factory=dict)
-
-
-class SignaturesSection(Section):
-    """Whose tasks are run: with `required` only signed ones, of the keys' names in `from` for the types named there."""
-
-    model_config = ConfigDict(populate_by_name=True)
-
-    required: bool = False
-    from_: dict[Name, tuple[Name | Literal["*"], ...]] = Field(default_factory=dict, alias="from")
-
-    @model_validator(mode="after")
-    def _says_both(self) -> Self:
-        if self.from_ and not self.required:
-            raise ValueError("`from` says whose tasks are run, but not that only those are: add required = true")
-        if self.required and not any(self.from_.values()):
-            raise ValueError('signatures are required, but of nobody: add a line such as from.coordinator = ["*"]')
-        return self
-
-
-class Profile(Section):
-    """A worker: a folder with `worker.toml` and `prompt.md`."""
-
-    agent: Name
-    types: tuple[Name, ...] = ()
-    irreversible: tuple[Name, ...] = ()
-    runner: RunnerSection = RunnerSection()
-    workspace: WorkspaceSection = WorkspaceSection()
-    evidence: EvidenceSection = EvidenceSection()
-    limits: LimitsSection = LimitsSection()
-    retry: RetrySection = RetrySection()
-    environment: EnvironmentSection = EnvironmentSection()
-    signatures: SignaturesSection = SignaturesSection()
-    folder: Path
-    prompt: str
-
-
-def profiles(settings: Settings, cwd: Path | None = None) -> dict[str, Profile]:
-    """All worker profiles by agent, the nearest folder first: current folder, settings, built-in."""
-    found: dict[str, Profile] = {}
-    for folder in _profile_folders(settings, cwd or Path.cwd()):
-        profile = load_profile(folder)
-        found.setdefault(profile.agent, profile)
-    return found
-
-
-def find_profile(name: str, settings: Settings, cwd: Path | None = None) -> Profile:
-    """The profile of an agent; raises NotFound with those that exist."""
-    found = profiles(settings, cwd)
-    if name not in found:
-        raise NotFound(
-            f"there is no worker profile for {name}",
-            hint=f"Known: {', '.join(sorted(found))}. A profile is workers/<name>/ with {PROFILE_NAME} and prompt.md.",
-        )
-    return found[name]
-
-
-def load_profile(folder: Path) -> Profile:
-    """Read a worker's folder; raises Invalid with the file, line and key that cannot be used."""
-    path = folder / PROFILE_NAME
-    text, prompt = _text(path), folder / "prompt.md"
-    values = _toml(text, path) | {"folder": folder, "prompt": _text(prompt) if prompt.is_file() else ""}
-    return _validated(Profile, values, lambda keys: _place(path, text, keys))
-
-
-def _profile_folders(settings: Settings, cwd: Path) -> Iterator[Path]:
-    if settings.workers and not settings.workers.is_dir():
-        raise Invalid(f"workers is {settings.workers}, which is no folder", hint="Correct or remove that setting.")
-    for root in dict.fromkeys((cwd / "workers", settings.workers, _built_in())):
-        if root and root.is_dir():
-            yield from sorted(path.parent for path in root.glob(f"*/{PROFILE_NAME}"))
-
-
-def _built_in() -> Path:
-    """The profiles that come with agentq: in the installed package, or beside it in a checkout."""
-    here = Path(__file__).parent
-    return packaged if (packaged := here / "profiles").is_dir() else here.parent / "workers"
-
-
-# ---------------------------------------------------------------------- reading TOML
-
-S = TypeVar("S", bound=Section)
-
-_HEADER = re.compile(r"\[+\s*([^\]]+?)\s*\]")
-_WORDS = {"extra_forbidden": "there is no such key", "missing": "this key must be set"}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise Invalid(f"{path} cannot be read: {error.strerror}", hint="Check its permissions.") from error
-    except UnicodeDecodeError as error:
-        raise Invalid(f"{path} is not UTF-8 (byte {error.start})", hint="Write it again as UTF-8.") from error
-
-
-def _toml(text: str, path: Path) -> dict[str, Any]:
-    import tomllib
-
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        where, what = _where_broken(text, str(error))
-        raise Invalid(f"{path}, {where}: {what}", hint="Correct that line.") from error
-
-
-def _where_broken(text: str, complaint: str) -> tuple[str, str]:
-    """The line (and key) that a complaint of the TOML parser is about, and the complaint without its place."""
-    what, _, place = complaint.partition(" (at ")
-    lines = text.splitlines() or [""]
-    found = re.match(r"line (\d+)", place)
-    number = min(int(found[1]) if found else len(lines), len(lines))
-    key, equals, _ = lines[number - 1].partition("=")
-    return f"line {number}{f': {key.strip()}' if equals else ''}", what
-
-
-def _validated(model: type[S], values: Mapping[str, Any], where: Callable[[list[str]], str]) -> S:
-    """The model of these values; what is wrong is told with its place, and no value is repeated."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        keys = [str(part) for part in first["loc"]]
-        what = _WORDS.get(
-            first["type"], first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-        )
-        raise Invalid(f"{where(keys)}: {what}", hint="Correct or remove it.") from error
-
-
-def _place(path: Path | None, text: str, keys: list[str]) -> str:
-    line = _line_of(text, keys)
-    return f"{path or 'settings'}{f', line {line}' if line else ''}: {'.'.join(keys)}"
-
-
-def _line_of(text: str, keys: list[str]) -> int | None:
-    """The line on which a key stands, None when the file does not set it."""
-    table: list[str] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        stripped = line.strip()
-        if header := _HEADER.match(stripped):
-            table = _steps(header[1])
-            if table == keys:
-                return number
-        path = [*table, *_steps(stripped.partition("=")[0])]
-        if "=" in stripped and keys[: len(path)] == path:
-            return number
-    return None
-
-
-def _steps(key: str) -> list[str]:
-    return [part.strip(" \"'") for part in key.split(".")]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from agentq.artifacts import was_collected
 from agentq.claim import end_of
 from agentq.commit import REPORT
 from agentq.errors import Conflict, Invalid, NotFound, NothingYet, StoreUnavailable
@@ -15,7 +16,7 @@ from agentq.groups import plant
 from agentq.lifecycle import Papers, Status, derive, expires_at
 from agentq.messages import Artifact, Completion, Doubted, Envelope, new_task_id, utc_now
 from agentq.papers import Claim
-from agentq.records import Records, was_collected
+from agentq.records import Records
 from agentq.request import fit
 from agentq.settle import settle_in_store
 
@@ -101,7 +102,7 @@ class Coordinator:
         if envelope.has_gates:
             return self._look(envelope.task_id)
         # A new task is not in any queue, whatever became of its mark.
-        return [envelope] if new or self._records.is_unpublished(envelope.task_id) else []
+        return [envelope] if new or self._records.marks.is_unpublished(envelope.task_id) else []
 
     def _look(self, task_id: str, papers: Papers | None = None, *, may_release: bool = True) -> list[Envelope]:
         """Take a task one step further, if there is one to take; answers with what was released."""
@@ -112,7 +113,7 @@ class Coordinator:
 
     def _lost_its_mark(self, task_id: str) -> bool:
         """True for a task that nobody settled and that no sweep would find: its submit died while `doctor` mended."""
-        if self._records.is_open(task_id) or self._records.manifest(task_id):
+        if self._records.marks.is_open(task_id) or self._records.manifest(task_id):
             return False
         return self._records.known(task_id).moved_to is None
 
@@ -126,7 +127,7 @@ class Coordinator:
 
     def published(self, task_id: str) -> None:
         """Note that the engine has the task."""
-        self._records.published(task_id)
+        self._records.marks.published(task_id)
 
     def retry(self, task_id: str, new_id: str | None = None) -> Envelope:
         """The request for a new task that repeats a finished one and cites it."""
@@ -159,7 +160,7 @@ class Coordinator:
     def _context_here(self, papers: Papers) -> str | None:
         """The ref of a task's context in this store; raises EvidenceError when it was collected."""
         ref, task_id = papers.envelope.context_ref, papers.envelope.task_id
-        key = self._records.key(ref, task_id) if ref else None
+        key = self._records.artifacts.key(ref, task_id) if ref else None
         if key and papers.collected and self._records.store.get(key) is None:
             raise was_collected(task_id, papers.collected)
         return self._records.store.ref(key) if key else ref
@@ -239,12 +240,12 @@ class Coordinator:
     def late_evidence(self, manifest: Completion) -> list[str]:
         """Refs of what lies beside the result's own evidence: other attempts', late and found pieces."""
         records, task_id = self._records, manifest.task_id
-        named = {records.key(artifact.ref, task_id) for artifact in manifest.artifacts}
+        named = {records.artifacts.key(artifact.ref, task_id) for artifact in manifest.artifacts}
         return [records.store.ref(key) for key in records.store.keys(f"artifacts/{task_id}/") if key not in named]
 
     def place(self, task_id: str, artifact: Artifact) -> str:
         """The ref under which a piece of a task's evidence lies in this store."""
-        key = self._records.key(artifact.ref, task_id)
+        key = self._records.artifacts.key(artifact.ref, task_id)
         return self._records.store.ref(key) if key else artifact.ref
 
     def collected(self, task_id: str) -> datetime | None:
@@ -255,14 +256,16 @@ class Coordinator:
     def check(self, manifest: Completion) -> None:
         """Check every artifact and the report's copy against the manifest; raises EvidenceError."""
         for artifact in manifest.artifacts:
-            self._records.check(artifact)
+            self._records.artifacts.check(artifact)
         report = manifest.artifact(REPORT)
-        if report and manifest.result_ref and not self._records.is_open(manifest.task_id):
-            self._records.check(report.model_copy(update={"name": "the report's copy", "ref": manifest.result_ref}))
+        if report and manifest.result_ref and not self._records.marks.is_open(manifest.task_id):
+            self._records.artifacts.check(
+                report.model_copy(update={"name": "the report's copy", "ref": manifest.result_ref})
+            )
 
     def read(self, artifact: Artifact) -> bytes:
         """An artifact's content, checked; raises EvidenceError."""
-        return self._records.read(artifact)
+        return self._records.artifacts.read(artifact)
 
     def wait(
         self,
@@ -302,7 +305,7 @@ class Coordinator:
 
     def _end_overdue(self, coordinator: str) -> None:
         """End the coordinator's tasks whose TTL ran out, also when no worker is up to do it."""
-        for task_id, deadline in list(self._records.overdue(coordinator, utc_now())):
+        for task_id, deadline in list(self._records.marks.overdue(coordinator, utc_now())):
             papers = self._records.papers(task_id)
             if papers is None:
                 continue  # it is being registered
@@ -310,12 +313,12 @@ class Coordinator:
             expires = expires_at(papers)
             started = papers.was_started or papers.moved_to or papers.manifest
             if started or expires is None or expires > deadline:
-                self._records.will_not_expire(papers.envelope, deadline)
+                self._records.marks.will_not_expire(papers.envelope, deadline)
 
     def acknowledge(self, coordinator: str, task_id: str) -> None:
         """Mark a completion as read; one that is not fully settled yet is settled first, so that it stays read."""
         manifest = self._records.manifest(task_id)
-        if manifest and self._records.is_open(task_id):
+        if manifest and self._records.marks.is_open(task_id):
             self.released += settle_in_store(self._records, manifest)
         self._records.take_from_inbox(coordinator, task_id)
 

@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Awaitable, Callable
 
-from agentq.claim import Drop, Park, Refuse, Settle, Verdict
 from agentq.engine import Delivery, Engine
 from agentq.messages import Completion
+from agentq.verdict import Drop, Park, Refuse, Settle, Verdict
 
 log = logging.getLogger("agentq")
 

@@ -67,8 +67,8 @@ async def examine(records: Records, engine: Engine, agents: Sequence[str]) -> Fi
 
 def ailments(records: Records) -> Iterator[Ailment]:
     """Everything half-done among the tasks that are not settled, and those never published."""
-    unpublished = set(records.unpublished())
-    for task_id in dict.fromkeys((*records.unsettled(), *sorted(unpublished))):
+    unpublished = set(records.marks.unpublished())
+    for task_id in dict.fromkeys((*records.marks.unsettled(), *sorted(unpublished))):
         try:
             papers = records.papers(task_id)
         except EvidenceError as error:
@@ -109,7 +109,7 @@ async def repair(records: Records, engine: Engine, findings: Findings) -> list[s
     """Mend what can be mended, and publish every waiting task again: a copy too many is harmless."""
     done = [line for ailment in findings.ailments if ailment.mendable for line in await _mend(records, engine, ailment)]
     damaged = {ailment.task_id for ailment in findings.ailments if ailment.kind == "damaged"}
-    for task_id in await asyncio.to_thread(lambda: [i for i in records.unsettled() if i not in damaged]):
+    for task_id in await asyncio.to_thread(lambda: [i for i in records.marks.unsettled() if i not in damaged]):
         papers = await asyncio.to_thread(records.papers, task_id)
         if papers and _waits_in_a_queue(papers):
             await publish(records, engine, papers.envelope)
@@ -139,7 +139,7 @@ async def _mend(records: Records, engine: Engine, ailment: Ailment) -> list[str]
         tasks = await asyncio.to_thread(plant, records, papers.envelope)
         for task in tasks:
             await publish(records, engine, task)
-        await asyncio.to_thread(records.published, ailment.task_id)
+        await asyncio.to_thread(records.marks.published, ailment.task_id)
         return [f"{ailment.task_id}  its tasks are registered"]
     found: Completion | Envelope | None = papers.manifest
     found = found or await asyncio.to_thread(look_at_gates, records, ailment.task_id, papers)

@@ -78,7 +78,7 @@ class Collector:
         if fault:
             self.evidence.faults.append(fault)
             return
-        artifact = self._records.add_evidence(self._prefix, name, source, suffix=suffix, made_by=made_by)
+        artifact = self._records.artifacts.add(self._prefix, name, source, suffix=suffix, made_by=made_by)
         self._quota.used += artifact.bytes
         self.evidence.artifacts.append(artifact)
 

@@ -4,13 +4,14 @@ Whoever opens a gate writes its own paper first and then looks at all gates: of 
 one at least sees both open. A task may so be released twice; it is started once.
 """
 
+from agentq.artifacts import was_collected
 from agentq.commit import commit_seal, seal_as
 from agentq.errors import Invalid, NotFound
 from agentq.groups import conclude
 from agentq.lifecycle import Papers, ending, expires_at
 from agentq.messages import Completion, Envelope, utc_now
 from agentq.papers import Release, new_token
-from agentq.records import Records, was_collected
+from agentq.records import Records
 
 
 def look_at_gates(
@@ -41,7 +42,7 @@ def look_at_gates(
 
 def release(records: Records, papers: Papers) -> Envelope:
     """Say that the last gate is open. The mark comes first: who dies after it is helped by the next sweep."""
-    records.unpublish(papers.envelope.task_id)
+    records.marks.unpublish(papers.envelope.task_id)
     note_release(records, papers)
     return papers.envelope
 
@@ -51,7 +52,7 @@ def note_release(records: Records, papers: Papers) -> Papers:
     release = records.release(papers.envelope.task_id, Release(token=new_token(), at=utc_now()))
     papers = papers.model_copy(update={"release": release})
     if expires := expires_at(papers):
-        records.will_expire(papers.envelope, expires)
+        records.marks.will_expire(papers.envelope, expires)
     return papers
 
 
@@ -69,7 +70,7 @@ def check_needs(records: Records, envelope: Envelope, *, must_exist: bool = True
     for owner in dict.fromkeys((*asked, *envelope.borrows)):
         if owner not in mine and (collected := records.collected(owner)):
             raise was_collected(owner, collected)
-    awaited = any(next(records.waiting_for(task_id), None) for task_id in mine)
+    awaited = any(next(records.marks.waiting_for(task_id), None) for task_id in mine)
     waiting: dict[str, tuple[str, ...]] = {need: (envelope.task_id, need) for need in asked}
     seen: set[str] = set()
     while waiting:

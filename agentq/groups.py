@@ -5,11 +5,12 @@ Its own paper names all its tasks, so that whoever finds it half-registered can 
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from agentq.artifacts import evidence_prefix
 from agentq.commit import REPORT, commit
 from agentq.lifecycle import NEEDS, cancelled_because
 from agentq.messages import Completion, Envelope, Usage, sha256_hex
 from agentq.papers import Cancel
-from agentq.records import Records, evidence_prefix
+from agentq.records import Records
 
 NAMED = 3
 """How many of the tasks of a group that did not complete its reason names."""
@@ -31,7 +32,7 @@ def plant(records: Records, group: Envelope) -> list[Envelope]:
     unpublished = []
     for task in members(group):
         found = records.envelope(task.task_id) or records.register(task)
-        if not found.has_gates and records.is_unpublished(found.task_id):
+        if not found.has_gates and records.marks.is_unpublished(found.task_id):
             unpublished.append(found)
     return unpublished
 
@@ -58,7 +59,7 @@ def _completion(records: Records, group: Envelope, ended: Sequence[Completion]) 
     worst = next((s for s in ("failed", "expired", "cancelled") if any(m.status == s for m in ended)), None)
     others = [m for m in ended if m.status != "completed"]
     cancel = records.cancel(group.task_id) if worst == "cancelled" else None
-    report = records.add_evidence(
+    report = records.artifacts.add(
         evidence_prefix(group.task_id, "plan"), REPORT, _report(group, ended), suffix=".md", made_by="daemon"
     )
     return Completion(

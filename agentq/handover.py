@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agentq.artifacts import evidence_prefix
 from agentq.errors import Conflict, EvidenceError, Invalid
 from agentq.evidence import TRANSCRIPT
 from agentq.lifecycle import Papers
 from agentq.messages import Artifact, sha256_hex
-from agentq.records import Records, evidence_prefix
+from agentq.records import Records
 from agentq.scratch import Scratch
 
 COPY_LIMIT = 16 * 1024 * 1024
@@ -54,7 +55,7 @@ def context_of(records: Records, papers: Papers) -> bytes | None:
     ref, approved = papers.envelope.context_ref, papers.approved
     if ref is None:
         return None
-    key = records.key(ref, papers.envelope.task_id)
+    key = records.artifacts.key(ref, papers.envelope.task_id)
     data = records.store.get(key) if key else None
     if data is None:
         raise Invalid(f"the context {ref} is not in this worker's store {records.store.url}")
@@ -107,7 +108,7 @@ def _copy(records: Records, artifact: Artifact, folder: Path) -> Piece:
     if artifact.bytes > COPY_LIMIT:
         return Piece(name, ref, fault=f"it is larger than {COPY_LIMIT >> 20} MiB: {ref}")
     try:
-        data = records.read(artifact)
+        data = records.artifacts.read(artifact)
     except (EvidenceError, Invalid) as error:
         return Piece(name, ref, fault=str(error))
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NoReturn
 
+from agentq.artifacts import evidence_prefix
 from agentq.claim import end_of
 from agentq.commit import REPORT, commit_seal, completion_of, seal, seal_as
 from agentq.credentials import refuse
@@ -13,7 +14,7 @@ from agentq.lifecycle import Papers, ending
 from agentq.messages import SUMMARY_LIMIT, Artifact, Completion, Envelope, sha256_hex, shorten, utc_now
 from agentq.papers import Approval, Cancel, Claim, new_token
 from agentq.proposal import Hand as Hand
-from agentq.records import Records, evidence_prefix
+from agentq.records import Records
 from agentq.settle import settle_in_store
 
 
@@ -213,4 +214,4 @@ class Hands:
         if hand.report is None:
             return ()
         prefix = evidence_prefix(task_id, f"hand-{sha256_hex(hand.report)[:12]}")
-        return (self._records.add_evidence(prefix, REPORT, hand.report, suffix=".md", made_by="hand"),)
+        return (self._records.artifacts.add(prefix, REPORT, hand.report, suffix=".md", made_by="hand"),)

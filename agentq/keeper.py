@@ -6,14 +6,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
-from agentq.claim import Start
-from agentq.config import LimitsSection
 from agentq.engine import Delivery, Engine, Guard
 from agentq.errors import AgentqError, StoreUnavailable
 from agentq.guards import guard_id
 from agentq.messages import utc_now
 from agentq.papers import Lease
+from agentq.profile import LimitsSection
 from agentq.records import Records
+from agentq.verdict import Start
 
 log = logging.getLogger("agentq")
 

@@ -3,7 +3,8 @@
 import socket
 
 from agentq.papers import Claim, Owner
-from agentq.processes import ProcessIdentity, is_gone, kill_marked, process_identity
+from agentq.process_table import ProcessIdentity, is_gone, process_identity
+from agentq.processes import kill_marked
 
 
 def this_process() -> Owner:

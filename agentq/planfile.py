@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from agentq.context import check_text, read_file
 from agentq.credentials import SECRETS, finds, in_words, place_of
 from agentq.errors import Invalid
-from agentq.messages import is_key
+from agentq.messages import NEEDS_LIMIT, is_key
 
 PLAN_LIMIT = 4 * 1024 * 1024
 FAULTS_TOLD = 10
@@ -30,6 +30,33 @@ class Node:
     value: _Value
     where: str = ""
     line: int = 0
+
+    @property
+    def kind(self) -> str:
+        """What the value is, in words."""
+        if self.value is None:
+            return "nothing"
+        return "a list" if isinstance(self.value, list) else "a mapping" if isinstance(self.value, dict) else "a text"
+
+    def text(self) -> str:
+        """The value as one text; raises Invalid for anything else."""
+        if not isinstance(self.value, str):
+            raise Invalid(f"it should be a text, not {self.kind}", hint="Write one text, or leave the key out.")
+        return self.value
+
+    def texts(self) -> list[str]:
+        """The value as a list of texts, each once; raises Invalid for anything else, and for too many."""
+        if not isinstance(self.value, list):
+            raise Invalid(f"it should be a list, not {self.kind}", hint="Write [first, second].")
+        if len(self.value) > NEEDS_LIMIT:
+            raise Invalid(f"there are {len(self.value)} in this list, {NEEDS_LIMIT} is the limit", hint="Name fewer.")
+        return list(dict.fromkeys(item.text() for item in self.value))
+
+    def pairs(self) -> dict[str, str]:
+        """The value as a mapping of names to texts; raises Invalid for anything else."""
+        if not isinstance(self.value, dict) or "" in self.value:
+            raise Invalid(f"it should be a mapping of names to texts, not {self.kind}", hint="Write {key: value}.")
+        return {key: item.text() for key, item in self.value.items()}
 
 
 class Faults:

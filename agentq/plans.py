@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from agentq.context import Context, context_at, read_context
 from agentq.errors import Invalid
-from agentq.messages import NEEDS_LIMIT, Envelope, is_key
+from agentq.messages import Envelope, is_key
 from agentq.planfile import PLAN_LIMIT, Faults, Node, name_of, parse
 from agentq.request import DO_CONTEXT, ahead, fit, moment, seconds
 from agentq.store import Store
@@ -86,44 +86,18 @@ def read_plan(
 # ---------------------------------------------------------------------- values
 
 
-def _text(node: Node) -> str:
-    if not isinstance(node.value, str):
-        raise Invalid(f"it should be a text, not {_kind(node)}", hint="Write one text, or leave the key out.")
-    return node.value
-
-
-def _texts(node: Node) -> list[str]:
-    if not isinstance(node.value, list):
-        raise Invalid(f"it should be a list, not {_kind(node)}", hint="Write [first, second].")
-    if len(node.value) > NEEDS_LIMIT:
-        raise Invalid(f"there are {len(node.value)} in this list, {NEEDS_LIMIT} is the limit", hint="Name fewer.")
-    return list(dict.fromkeys(_text(item) for item in node.value))
-
-
-def _pairs(node: Node) -> dict[str, str]:
-    if not isinstance(node.value, dict) or "" in node.value:
-        raise Invalid(f"it should be a mapping of names to texts, not {_kind(node)}", hint="Write {key: value}.")
-    return {key: _text(item) for key, item in node.value.items()}
-
-
 def _duration(node: Node) -> float:
-    return seconds(node.where, _text(node))
-
-
-def _kind(node: Node) -> str:
-    if node.value is None:
-        return "nothing"
-    return "a list" if isinstance(node.value, list) else "a mapping" if isinstance(node.value, dict) else "a text"
+    return seconds(node.where, node.text())
 
 
 _READ: Mapping[str, Callable[[Node], Any]] = {
     "ttl": _duration,
     "timeout": _duration,
     "delay": _duration,
-    "labels": _pairs,
-    "expect": _texts,
-    "needs": _texts,
-    "after": _texts,
+    "labels": Node.pairs,
+    "expect": Node.texts,
+    "needs": Node.texts,
+    "after": Node.texts,
 }
 
 
@@ -179,7 +153,7 @@ class _Reader:
         """The plan's id."""
         node = self.top.get("plan", self.root)
         with self.faults.of(node):
-            found = self.given_id or (_text(node) if "plan" in self.top else "")
+            found = self.given_id or (node.text() if "plan" in self.top else "")
             if not found:
                 raise Invalid("the plan has no id", hint="Write `plan: ID` at the top, or give --id.")
             if not is_key(found, 128):
@@ -220,7 +194,7 @@ class _Reader:
                 named = item.value.get("name") if isinstance(item.value, dict) else None
                 if named is None or not isinstance(item.value, dict):
                     raise Invalid("a task of a list has no name", hint="Write `- name: NAME` first.")
-                name = _text(named)
+                name = named.text()
                 if name in tasks:
                     raise Invalid(f"there are two tasks {name!r}", hint="Give one of them another name.")
                 keys = {key: value for key, value in item.value.items() if key != "name"}
@@ -252,7 +226,7 @@ class _Reader:
     def _keys(self, node: Node, known: Collection[str]) -> dict[str, Node]:
         """The known keys of a mapping."""
         if not isinstance(node.value, dict):
-            self.faults.add(node, f"it should be a mapping, not {_kind(node)}", "Write `key: value` lines.")
+            self.faults.add(node, f"it should be a mapping, not {node.kind}", "Write `key: value` lines.")
             return {}
         for key, value in node.value.items():
             if key not in known:
@@ -265,14 +239,14 @@ class _Reader:
         values = {}
         for key, node in nodes.items():
             with self.faults.of(node):
-                values[key] = (own.get(key) or _READ.get(key, _text))(node)
+                values[key] = (own.get(key) or _READ.get(key, Node.text))(node)
         return values
 
     def _time(self, node: Node) -> datetime:
-        return (moment if self.is_registered else ahead)(node.where, _text(node))
+        return (moment if self.is_registered else ahead)(node.where, node.text())
 
     def _repo(self, node: Node) -> str:
-        text = _text(node)
+        text = node.text()
         if not text.strip() or "://" in text:
             raise Invalid(f"{text!r} is no folder", hint="Name a clone on the worker's machine.")
         return str(self._on_path(text, Path.resolve))

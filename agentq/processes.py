@@ -13,16 +13,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
+
+from agentq.process_table import LINUX, Process, environment_of, process_of, process_table, with_descendants
 
 MARKER = "AGENTQ_TOKEN"
 
-_PROC = Path("/proc")
-_LINUX = sys.platform == "linux"
 _PR_SET_CHILD_SUBREAPER = 36
 _PAUSE = 0.02
 _QUIET_LOOKS = 2
@@ -37,31 +37,6 @@ _starting = 0
 _others: frozenset[tuple[int, str]] = frozenset()
 
 
-class ProcessIdentity(NamedTuple):
-    """A process that was: where (boot and pid namespace), its pid, and when it started in that boot."""
-
-    boot: str
-    pid: int
-    started: str
-
-
-class Process(NamedTuple):
-    """A line of the process table."""
-
-    pid: int
-    state: str
-    parent: int
-    group: int
-    session: int
-    threads: int
-    started: str
-
-    @property
-    def is_dead(self) -> bool:
-        """True for a zombie; one whose other threads still run is alive."""
-        return self.state in "ZX" and self.threads <= 1
-
-
 class ProcessTree:
     """The processes of one attempt: the leader, its session, its descendants, and whoever carries its token.
 
@@ -71,22 +46,22 @@ class ProcessTree:
     def __init__(self, leader: int, token: str) -> None:
         self.leader = leader
         self._mark = _mark(token)
-        found = _process(leader)
+        found = process_of(leader)
         self._known = {(leader, found.started)} if found else set()
         _leaders.add(leader)
 
     def look(self) -> list[Process]:
         """The living members; they stay known, even if they hide later. Reaps dead orphans on the way."""
-        table = list(_table())
+        table = list(process_table())
         _reap(table)
         roots = [process for process in table if self._is_root(process, table)]
-        members = [process for process in _with_descendants(roots, table) if not process.is_dead]
+        members = [process for process in with_descendants(roots, table) if not process.is_dead]
         self._known |= {(process.pid, process.started) for process in members}
         return members
 
     def ask_to_end(self) -> None:
         """Send SIGTERM to those members that are still in the leader's process group."""
-        if not _LINUX:
+        if not LINUX:
             _signal_group(self.leader, signal.SIGTERM)
         for process in self._group():
             _send(process, signal.SIGTERM)
@@ -103,11 +78,11 @@ class ProcessTree:
 
     def kill(self, deadline: float) -> bool:
         """SIGKILL every member until none is left, for `deadline` seconds at most; True when all are proven gone."""
-        if not _LINUX:
+        if not LINUX:
             _signal_group(self.leader, signal.SIGKILL)
             return False
         # Orphans are handed to this process, so one without a child has no descendant either.
-        return _is_childless() or (_kill_until_gone(self.look, deadline) and not self._strangers(list(_table())))
+        return _is_childless() or (_kill_until_gone(self.look, deadline) and not self._strangers(list(process_table())))
 
     def close(self) -> None:
         """Forget the tree, once its leader has been reaped."""
@@ -119,7 +94,7 @@ class ProcessTree:
             await asyncio.sleep(_PAUSE)
 
     def _group_lives(self) -> bool:
-        return bool(self._group()) if _LINUX else _signal_group(self.leader, 0)
+        return bool(self._group()) if LINUX else _signal_group(self.leader, 0)
 
     def _group(self) -> list[Process]:
         return [process for process in self.look() if process.group == self.leader]
@@ -179,12 +154,12 @@ async def start(
 def kill_marked(token: str, deadline: float = 5.0) -> bool:
     """Kill what an attempt left on this machine whose daemon died; True when all that carried the token are gone."""
     mark = _mark(token)
-    return _LINUX and _kill_until_gone(lambda: _marked(mark), deadline)
+    return LINUX and _kill_until_gone(lambda: _marked(mark), deadline)
 
 
 def adopt_orphans() -> None:
     """Make this process the parent of all its descendants whose own parent dies, instead of pid 1."""
-    if _LINUX:
+    if LINUX:
         _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -193,7 +168,7 @@ def _tether() -> tuple[str, ...]:
 
     A small program does it after the fork: a `preexec_fn` is not safe in a process with threads, and Python warns.
     """
-    if not _LINUX:
+    if not LINUX:
         return ()
     return _setpriv() or (sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid()))
 
@@ -224,37 +199,6 @@ except OSError as error:
 """
 
 
-def process_identity() -> ProcessIdentity:
-    """Who this process is, for a later process of this machine to ask whether it is gone."""
-    me = _process(os.getpid())
-    return ProcessIdentity(_boot(), os.getpid(), me.started if me else "")
-
-
-def is_gone(identity: ProcessIdentity) -> bool | None:
-    """True when that process is proven gone, False while it lives, None when that cannot be told from here."""
-    if not identity.boot or not identity.started or identity.pid <= 0 or identity.boot != _boot():
-        return None
-    try:
-        os.kill(identity.pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass  # it exists, and is another user's
-    process = _process(identity.pid)
-    if process is None:
-        return None
-    return process.started != identity.started or process.is_dead
-
-
-def _boot() -> str:
-    """The boot and pid namespace: the same elsewhere only if pids mean the same. Empty when there is no telling."""
-    try:
-        boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{(_PROC / 'self/ns/pid').readlink()}"
-    except OSError:
-        return ""
-
-
 @cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None)
@@ -273,26 +217,7 @@ async def _to_the_end(task: "asyncio.Task[bool]") -> bool:
     return task.result()
 
 
-# ---------------------------------------------------------------------- the process table
-
-
-def _table() -> Iterator[Process]:
-    if not _LINUX:
-        return
-    for entry in os.scandir(_PROC):
-        if entry.name.isdigit() and (process := _process(int(entry.name))):
-            yield process
-
-
-def _process(pid: int) -> Process | None:
-    try:
-        text = (_PROC / str(pid) / "stat").read_bytes()
-    except OSError:
-        return None
-    # The name in parentheses may hold anything, parentheses included.
-    fields = text[text.rindex(b")") + 2 :].decode().split()
-    parent, group, session = map(int, fields[1:4])
-    return Process(pid, fields[0], parent, group, session, int(fields[17]), fields[19])
+# ---------------------------------------------------------------------- whose a process is
 
 
 def _mark(token: str) -> bytes:
@@ -300,43 +225,21 @@ def _mark(token: str) -> bytes:
 
 
 def _carries(pid: int, mark: bytes) -> bool:
-    return mark in _environment(pid)
-
-
-def _environment(pid: int) -> list[bytes]:
-    try:
-        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
+    return mark in environment_of(pid)
 
 
 def _marked(mark: bytes) -> list[Process]:
-    table = list(_table())
+    table = list(process_table())
     _reap(table)
     roots = [process for process in table if _carries(process.pid, mark)]
-    return [process for process in _with_descendants(roots, table) if not process.is_dead]
-
-
-def _with_descendants(roots: Iterable[Process], table: Iterable[Process]) -> list[Process]:
-    """The roots and all below them, but never this process."""
-    children: dict[int, list[Process]] = {}
-    for process in table:
-        children.setdefault(process.parent, []).append(process)
-    found: dict[int, Process] = {}
-    waiting = list(roots)
-    while waiting:
-        process = waiting.pop()
-        if process.pid not in found and process.pid != os.getpid():
-            found[process.pid] = process
-            waiting += children.get(process.pid, [])
-    return list(found.values())
+    return [process for process in with_descendants(roots, table) if not process.is_dead]
 
 
 def _note_others() -> None:
     global _others
     if not _leaders and not _starting:
         _others = frozenset()
-        children = () if _is_childless() else _table()
+        children = () if _is_childless() else process_table()
         _others = frozenset((process.pid, process.started) for process in children if _is_adopted(process))
 
 
@@ -359,7 +262,7 @@ def _is_stranger(process: Process) -> bool:
     """True for an adopted orphan without a marker: it was started with another environment."""
     if not _is_adopted(process):
         return False
-    return not any(entry.startswith(f"{MARKER}=".encode()) for entry in _environment(process.pid))
+    return not any(entry.startswith(f"{MARKER}=".encode()) for entry in environment_of(process.pid))
 
 
 def _reap(table: Iterable[Process]) -> None:
@@ -390,7 +293,7 @@ def _kill_until_gone(look: Look, deadline: float) -> bool:
 
 
 def _send(process: Process, what: signal.Signals) -> None:
-    now = _process(process.pid)
+    now = process_of(process.pid)
     if now and now.started == process.started:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(process.pid, what)

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from string import Template
 
-from agentq.config import Profile
 from agentq.handover import Handover, Piece
 from agentq.harmless import one_line
 from agentq.lifecycle import Need, Papers
 from agentq.messages import Completion
 from agentq.papers import Attempt
+from agentq.profile import Profile
 
 SHOWN = 20
 """How many earlier attempts are told of: those that do not count may be many."""

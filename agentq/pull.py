@@ -13,7 +13,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from agentq.claim import Claims, LookAgain, Start, Verdict, end_of
+from agentq.artifacts import evidence_prefix
+from agentq.claim import Claims, end_of
 from agentq.commit import REPORT, commit, completion_of
 from agentq.deliveries import carry_out
 from agentq.engine import Delivery, Engine, Guard
@@ -27,8 +28,9 @@ from agentq.messages import SUMMARY_LIMIT, Artifact, Completion, Envelope, Messa
 from agentq.papers import Lease, Owner
 from agentq.patience import cancelled
 from agentq.proposal import Hand, proof_of
-from agentq.records import Records, evidence_prefix
+from agentq.records import Records
 from agentq.settle import settle, settle_in_store
+from agentq.verdict import LookAgain, Start, Verdict
 
 NOBODY = Owner(host="", pid=0, boot="", started="")
 """The owner of a pulled attempt: no process stands behind it, so that only its lease tells whether it lives."""
@@ -206,7 +208,7 @@ class Holder:
         end = end_of(
             start.claim, start.claim.worker, hand.reason or "given back", counts=False, retry_at=hand.not_before
         )
-        self._records.unpublish(self._held.task_id)
+        self._records.marks.unpublish(self._held.task_id)
         if self._records.end(self._held.task_id, end) != end:
             raise self._lost()
         self._released.append(start.papers.envelope)
@@ -255,10 +257,10 @@ class Holder:
         prefix = evidence_prefix(self._held.task_id, place)
         names = {name for name, _ in pieces}
         for name, path in pieces:
-            yield self._records.add_evidence(prefix, name, path, suffix=path.suffix[:16], made_by="agent")
+            yield self._records.artifacts.add(prefix, name, path, suffix=path.suffix[:16], made_by="agent")
         for name in (SUMMARY, REPORT) if summary.strip() else ():
             if name not in names:
-                yield self._records.add_evidence(
+                yield self._records.artifacts.add(
                     prefix, name, f"{summary.strip()}\n".encode(), suffix=".md", made_by="agent"
                 )
 

@@ -1,18 +1,17 @@
 """The papers of a task over a store: reading them, and the few ways in which they may be written."""
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
+from agentq.artifacts import Artifacts, evidence_prefix, was_collected
 from agentq.errors import EvidenceError, NotFound, StoreUnavailable
 from agentq.lifecycle import Need, Papers, expires_at
-from agentq.messages import Artifact, Completion, Envelope, Message, explain, sha256_hex, task_in
+from agentq.marks import Marks
+from agentq.messages import Completion, Envelope, Message, explain, sha256_hex
 from agentq.papers import (
     NUMBERED,
     Approval,
@@ -29,22 +28,11 @@ from agentq.papers import (
     Seal,
 )
 from agentq.signing import Signer
-from agentq.store import Store
+from agentq.store import Store, names_in
 
 M = TypeVar("M", bound=Message)
 
-CHUNK = 1 << 20
-STAMP = "%Y%m%dT%H%M%SZ"
 CANCEL, DEMAND, RELEASE, COLLECTED = "cancel.json", "approval-demanded.json", "released.json", "collected.json"
-MEDIA_TYPES = {
-    ".md": "text/markdown",
-    ".txt": "text/plain",
-    ".log": "text/plain",
-    ".diff": "text/x-diff",
-    ".patch": "text/x-diff",
-    ".json": "application/json",
-    ".html": "text/html",
-}
 
 
 class Records:
@@ -56,6 +44,8 @@ class Records:
     def __init__(self, store: Store, signer: Signer | None = None) -> None:
         self.store = store
         self.signer = signer or Signer()
+        self.marks = Marks(store)
+        self.artifacts = Artifacts(store, homes=self._homes, collected=self.collected)
         self._group: tuple[bytes, Envelope] | None = None
 
     # ------------------------------------------------------------------ agreement
@@ -86,42 +76,24 @@ class Records:
         EvidenceError, with nothing left of it, when the evidence of what it builds on is being collected.
         """
         task_id, published = envelope.task_id, published or envelope.has_gates
-        self.open(task_id, published=published)
-        self.hold_evidence(envelope)
+        self.marks.open(task_id, published=published)
+        self.marks.hold_evidence(envelope)
         self._check_collected(envelope)
         if expires := expires_at(Papers(envelope=envelope)):
-            self.will_expire(envelope, expires)
+            self.marks.will_expire(envelope, expires)
         found = self._first(f"tasks/{task_id}.json", envelope)
-        if not self.is_open(task_id):  # `forget` came in between
-            self.open(task_id, published=published)
+        if not self.marks.is_open(task_id):  # `forget` came in between
+            self.marks.open(task_id, published=published)
         return found
-
-    def hold_evidence(self, envelope: Envelope) -> None:
-        """Mark what the task waits for and builds on; before it is registered."""
-        for needed in envelope.waits_on:
-            self.store.put(f"waits/{needed}/{envelope.task_id}", b"")
-        for owner in envelope.borrows:
-            self.store.put(f"uses/{owner}/{envelope.task_id}", b"")
 
     def _check_collected(self, envelope: Envelope) -> None:
         """Look after it was marked: `gc` says that it collects before it looks at the marks."""
         for owner in dict.fromkeys((*envelope.depends_on, *envelope.borrows)) if envelope.group is None else ():
             collected = self.collected(owner)
             if collected and not self.is_registered(envelope.task_id):
-                self.let_go_of_evidence(envelope)
+                self.marks.let_go_of_evidence(envelope)
                 self.forget(envelope.task_id)
                 raise was_collected(owner, collected)
-
-    def let_go_of_evidence(self, envelope: Envelope) -> None:
-        """Remove the marks on what the task waited for and built on."""
-        for needed in envelope.waits_on:
-            self.stop_waiting(needed, envelope.task_id)
-        for owner in envelope.borrows:
-            self.store.delete(f"uses/{owner}/{envelope.task_id}")
-
-    def users_of(self, task_id: str) -> Iterator[str]:
-        """The ids of the tasks that build on this one's evidence without waiting for it."""
-        return _names(self.store.keys(f"uses/{task_id}/"))
 
     def envelope(self, task_id: str) -> Envelope | None:
         """The envelope as registered, None for an unknown task."""
@@ -145,61 +117,18 @@ class Records:
 
     def registered_ids(self) -> Iterator[str]:
         """The ids of all tasks."""
-        names = _names(self.store.keys("tasks/"))
+        names = names_in(self.store.keys("tasks/"))
         return (name.removesuffix(".json") for name in names if name.endswith(".json"))
 
     def is_registered(self, task_id: str) -> bool:
         """Whether there is such a task."""
         return self.store.get(f"tasks/{task_id}.json") is not None
 
-    def open(self, task_id: str, *, published: bool = False) -> None:
-        """Mark a task as not settled and, unless it is, as not known to be published; before it is registered."""
-        if not published:
-            self.unpublish(task_id)
-        self.store.put(f"open/{task_id}", b"")
-
-    def is_open(self, task_id: str) -> bool:
-        """Whether the task is still to be settled."""
-        return self.store.get(f"open/{task_id}") is not None
-
-    def close(self, task_id: str) -> None:
-        """Remove the marks of a settled task; last of all papers."""
-        self.published(task_id)
-        self.store.delete(f"open/{task_id}")
-
     def forget(self, task_id: str) -> None:
         """Remove the marks of a task that was never registered; they are put back when it was, meanwhile."""
-        self.close(task_id)
+        self.marks.close(task_id)
         if self.envelope(task_id):
-            self.open(task_id)
-
-    def arrives(self, task_id: str) -> None:
-        """Note that a task is being brought from another store: what there is of it already is not abandoned."""
-        self.store.put(f"arriving/{task_id}", b"")
-
-    def arrived(self, task_id: str) -> None:
-        """Remove that note."""
-        self.store.delete(f"arriving/{task_id}")
-
-    def unpublish(self, task_id: str) -> None:
-        """Note that the engine is not known to have the task; a sweep then publishes it."""
-        self.store.put(f"outbox/{task_id}", b"")
-
-    def published(self, task_id: str) -> None:
-        """Note that the engine has the task."""
-        self.store.delete(f"outbox/{task_id}")
-
-    def is_unpublished(self, task_id: str) -> bool:
-        """Whether the task is not known to be published."""
-        return self.store.get(f"outbox/{task_id}") is not None
-
-    def unpublished(self) -> Iterator[str]:
-        """The ids that are not known to be published."""
-        return _names(self.store.keys("outbox/"))
-
-    def unsettled(self) -> Iterator[str]:
-        """The ids of all tasks that are still to be settled."""
-        return _names(self.store.keys("open/"))
+            self.marks.open(task_id)
 
     def papers(self, task_id: str) -> Papers | None:
         """Everything that decides the task's state, None for an unknown task.
@@ -211,7 +140,7 @@ class Records:
             return None
         envelope = self._parsed(task_id, registered)
         attempts = self.attempts(task_id)
-        names = set(_names(self.store.keys(f"controls/{task_id}/")))
+        names = set(names_in(self.store.keys(f"controls/{task_id}/")))
         needs = tuple(Need(task_id=needed, manifest=self.manifest(needed)) for needed in envelope.depends_on)
         papers = Papers(
             envelope=envelope,
@@ -253,12 +182,18 @@ class Records:
         return found
 
     def _context_digest(self, envelope: Envelope) -> str | None:
-        key = self.key(envelope.context_ref, envelope.task_id) if envelope.context_ref else None
+        key = self.artifacts.key(envelope.context_ref, envelope.task_id) if envelope.context_ref else None
         return self._digest(key) if key else None
 
     def _digest(self, key: str) -> str | None:
         data = self.store.get(key)
         return None if data is None else sha256_hex(data)
+
+    def _homes(self, task_id: str) -> Iterator[str]:
+        envelope = self.envelope(task_id)
+        if envelope and envelope.store:
+            yield envelope.store
+        yield from (attempt.paper.to for attempt in self.attempts(task_id) if isinstance(attempt.paper, Move))
 
     # ------------------------------------------------------------------ attempts
 
@@ -341,36 +276,8 @@ class Records:
         """Since when the task's evidence may be gone, None while it is kept."""
         return self._control(task_id, COLLECTED, Collected)
 
-    def waiting_for(self, task_id: str) -> Iterator[str]:
-        """The ids of the tasks that wait for this one to end, and of the group that it belongs to."""
-        return _names(self.store.keys(f"waits/{task_id}/"))
-
-    def stop_waiting(self, task_id: str, waiter: str) -> None:
-        """Note that the waiter knows of that task's end."""
-        self.store.delete(f"waits/{task_id}/{waiter}")
-
     def _control(self, task_id: str, name: str, model: type[M]) -> M | None:
         return self._read(f"controls/{task_id}/{name}", model)
-
-    # ------------------------------------------------------------------ deadlines
-
-    def will_expire(self, envelope: Envelope, at: datetime) -> None:
-        """Note for the coordinator's inbox when a task expires unless it was started."""
-        self.store.put(_deadline(envelope, at), b"")
-
-    def will_not_expire(self, envelope: Envelope, at: datetime) -> None:
-        """Remove that note."""
-        self.store.delete(_deadline(envelope, at))
-
-    def overdue(self, coordinator: str, now: datetime) -> Iterator[tuple[str, datetime]]:
-        """The coordinator's tasks whose noted deadline has passed, and that deadline."""
-        for name in _names(self.store.keys(f"expiring/{coordinator}/")):
-            stamp, _, task_id = name.partition("_")
-            with contextlib.suppress(ValueError):  # somebody else's file
-                deadline = datetime.strptime(stamp, STAMP).replace(tzinfo=UTC)
-                if deadline > now:
-                    return
-                yield task_id, deadline
 
     # ------------------------------------------------------------------ proposals
 
@@ -398,7 +305,7 @@ class Records:
 
     def inbox(self, coordinator: str) -> Iterator[str]:
         """The ids of the coordinator's unread completions."""
-        return (name.removesuffix(".json") for name in _names(self.store.keys(f"inbox/{coordinator}/")))
+        return (name.removesuffix(".json") for name in names_in(self.store.keys(f"inbox/{coordinator}/")))
 
     def put_in_inbox(self, completion: Completion) -> None:
         """Leave an unread completion for the coordinator."""
@@ -407,73 +314,6 @@ class Records:
     def take_from_inbox(self, coordinator: str, task_id: str) -> None:
         """Acknowledge a completion; nothing happens when it is not there."""
         self.store.delete(f"inbox/{coordinator}/{task_id}.json")
-
-    # ------------------------------------------------------------------ evidence
-
-    def add_evidence(self, prefix: str, name: str, source: Path | bytes, *, suffix: str, made_by: str) -> Artifact:
-        """Put one piece of evidence under a prefix of `artifacts/` and answer with its artifact."""
-        key = f"{prefix}{name}{suffix}"
-        if isinstance(source, bytes):
-            self.store.put(key, source)
-            sha256, size = sha256_hex(source), len(source)
-        else:
-            sha256, size = self.store.put_file(key, source)
-        media_type = MEDIA_TYPES.get(suffix, "application/octet-stream")
-        return Artifact(
-            name=name, ref=self.store.ref(key), sha256=sha256, bytes=size, media_type=media_type, made_by=made_by
-        )
-
-    def check(self, artifact: Artifact) -> None:
-        """Raise EvidenceError unless the artifact is there with its digest; memory does not grow with its size."""
-        digest = hashlib.sha256()
-        with self._stream(artifact) as stream:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-        if digest.hexdigest() != artifact.sha256:
-            raise _altered(artifact)
-
-    def read(self, artifact: Artifact) -> bytes:
-        """The artifact's content, checked against its digest; raises EvidenceError."""
-        with self._stream(artifact) as stream:
-            data = stream.read()
-        if sha256_hex(data) != artifact.sha256:
-            raise _altered(artifact)
-        return data
-
-    def key(self, ref: str, task_id: str) -> str | None:
-        """The key here of what a task's paper refers to, also when that was written in a store which the task was at
-        home in before; None for what lies anywhere else."""
-        key = self.store.key(ref)
-        if key is None:
-            home = next((home for home in self._homes(task_id) if ref.startswith(f"{home}/")), None)
-            key = None if home is None else ref.removeprefix(f"{home}/")
-            if key:
-                self.store.ref(key)  # raises Invalid for what is none
-        return key
-
-    def _homes(self, task_id: str) -> Iterator[str]:
-        envelope = self.envelope(task_id)
-        if envelope and envelope.store:
-            yield envelope.store
-        yield from (attempt.paper.to for attempt in self.attempts(task_id) if isinstance(attempt.paper, Move))
-
-    def _stream(self, artifact: Artifact) -> BinaryIO:
-        owner = task_in(artifact.ref)
-        key = self.key(artifact.ref, owner) if owner else self.store.key(artifact.ref)
-        stream = self.store.open(key) if key else None
-        if stream is None and owner and (collected := self.collected(owner)):
-            raise was_collected(owner, collected)
-        if key is None:
-            raise EvidenceError(
-                f"{artifact.name} lies in another store: {artifact.ref}",
-                hint=f"This store is {self.store.url}; point --store at the task's own, or: agentq store copy.",
-            )
-        if stream is None:
-            raise EvidenceError(
-                f"{artifact.name} is missing: {artifact.ref}",
-                hint="Ask the store's keeper for a backup, or submit the task again: agentq retry.",
-            )
-        return stream
 
     # ------------------------------------------------------------------
 
@@ -510,40 +350,7 @@ def _must_be_of(task_id: str, key: str, found: str) -> None:
         raise EvidenceError(f"the paper {key} is {found}'s, not its task's", hint="Restore it from a backup.")
 
 
-def evidence_prefix(task_id: str, attempt: int | str) -> str:
-    """Where the evidence of an attempt lies (an attempt's number, or `hand-<token>`)."""
-    return f"artifacts/{task_id}/{attempt}/"
-
-
-def was_collected(task_id: str, collected: Collected) -> EvidenceError:
-    """The error for whoever needs evidence that `gc` has removed, or is about to."""
-    return EvidenceError(
-        f"the evidence of {task_id} was collected on {collected.at:%Y-%m-%d}",
-        hint=f"Its envelope and its summary are kept: agentq result {task_id}. Submit the work anew if you need more.",
-    )
-
-
 def approval_digest(envelope: str | None, context: str | None, results: dict[str, str | None]) -> str:
     """What an approval is bound to: SHA-256 over the digests of the envelope, its context and the results it needs."""
     text = json.dumps({"context": context, "envelope": envelope, "results": results}, sort_keys=True)
     return sha256_hex(text.encode())
-
-
-def _deadline(envelope: Envelope, at: datetime) -> str:
-    return f"expiring/{envelope.from_}/{_stamp(at)}_{envelope.task_id}"
-
-
-def _stamp(moment: datetime) -> str:
-    """To the second, rounded up: a deadline that is named so has passed when its name has."""
-    return (moment.astimezone(UTC) + timedelta(microseconds=999_999)).strftime(STAMP)
-
-
-def _names(keys: Iterator[str]) -> Iterator[str]:
-    return (key.rsplit("/", 1)[1] for key in keys)
-
-
-def _altered(artifact: Artifact) -> EvidenceError:
-    return EvidenceError(
-        f"{artifact.name} is not what the result names: {artifact.ref} was altered",
-        hint="Do not use it. The digest in the manifest is of what the worker delivered.",
-    )

@@ -180,7 +180,7 @@ class Retention:
 
 def _needed(records: Records) -> set[str]:
     """The tasks whose evidence somebody needs that has not ended, or that is being registered."""
-    live = {task_id for task_id in records.unsettled() if records.manifest(task_id) is None}
+    live = {task_id for task_id in records.marks.unsettled() if records.manifest(task_id) is None}
     needed = set()
     for task_id in live:
         envelope = records.envelope(task_id)

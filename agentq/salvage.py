@@ -4,15 +4,16 @@ import contextlib
 import logging
 from pathlib import Path
 
-from agentq.config import Profile
+from agentq.artifacts import evidence_prefix
 from agentq.errors import AgentqError, Invalid, StoreUnavailable
 from agentq.evidence import PATCH, TEST_OUTPUT, TRANSCRIPT, LateCollector
 from agentq.messages import Envelope
 from agentq.ownership import bury_orphaned
 from agentq.papers import Claim
+from agentq.profile import Profile
 from agentq.proposal import read_own
 from agentq.quota import Quota
-from agentq.records import Records, evidence_prefix
+from agentq.records import Records
 from agentq.scratch import Scratch, abandoned
 from agentq.workspace import Workspace, resume_workspace
 

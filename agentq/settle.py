@@ -22,7 +22,7 @@ def file_papers(records: Records, manifest: Completion) -> None:
         _copy_report(records, manifest.task_id, report)
     envelope = records.envelope(manifest.task_id)
     if envelope:
-        records.let_go_of_evidence(envelope)  # of those that had ended before it was registered, too
+        records.marks.let_go_of_evidence(envelope)  # of those that had ended before it was registered, too
     if envelope and envelope.ttl_seconds is not None:
         _forget_deadline(records, manifest.task_id)
     if envelope and envelope.reply_to:
@@ -33,7 +33,7 @@ def _forget_deadline(records: Records, task_id: str) -> None:
     papers = records.papers(task_id)
     expires = expires_at(papers) if papers else None
     if papers and expires:
-        records.will_not_expire(papers.envelope, expires)
+        records.marks.will_not_expire(papers.envelope, expires)
 
 
 def _copy_report(records: Records, task_id: str, report: Artifact) -> None:
@@ -45,7 +45,7 @@ def _copy_report(records: Records, task_id: str, report: Artifact) -> None:
     if found is not None:
         records.store.put(f"artifacts/{task_id}/found-{digest[:12]}/report.md", found)
     with contextlib.suppress(EvidenceError):  # `result` reports it; settling must not hang on it
-        records.store.put(key, records.read(report))
+        records.store.put(key, records.artifacts.read(report))
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ def follow(records: Records, manifest: Completion) -> Followed:
         ended = waiting.pop()
         followed.ended.append(ended)
         file_papers(records, ended)
-        for waiter in list(records.waiting_for(ended.task_id)):
+        for waiter in list(records.marks.waiting_for(ended.task_id)):
             if not records.is_registered(waiter):
                 continue  # it looks at its gates itself, when it is
             found = look_at_gates(records, waiter)
@@ -75,7 +75,7 @@ def follow(records: Records, manifest: Completion) -> Followed:
                 waiting.append(found)
             elif found:
                 followed.released.append(found)
-            records.stop_waiting(ended.task_id, waiter)
+            records.marks.stop_waiting(ended.task_id, waiter)
     return followed
 
 
@@ -88,7 +88,7 @@ def settle_in_store(records: Records, manifest: Completion) -> list[Envelope]:
     followed = follow(records, manifest)
     for ended in reversed(followed.ended):
         if not ended.given_up:
-            records.close(ended.task_id)
+            records.marks.close(ended.task_id)
     return followed.released
 
 
@@ -105,7 +105,7 @@ async def settle(records: Records, engine: Engine, manifest: Completion) -> None
             await publish(records, engine, envelope)
     for ended in reversed(followed.ended):
         await _tell(records, engine, ended)
-        await asyncio.to_thread(records.close, ended.task_id)
+        await asyncio.to_thread(records.marks.close, ended.task_id)
 
 
 async def _tell(records: Records, engine: Engine, ended: Completion) -> None:
@@ -127,4 +127,4 @@ async def publish(records: Records, engine: Engine, envelope: Envelope) -> None:
     until = due(papers or Papers(envelope=envelope))
     delay = max(0.0, (until - utc_now()).total_seconds()) if until else 0.0
     await engine.publish(envelope, delay=delay)
-    await asyncio.to_thread(records.published, envelope.task_id)
+    await asyncio.to_thread(records.marks.published, envelope.task_id)

@@ -67,6 +67,11 @@ class Store(Protocol):
         """The key of a ref, None when the ref is not this store's."""
 
 
+def names_in(keys: Iterator[str]) -> Iterator[str]:
+    """The last segments of keys, as listed."""
+    return (key.rsplit("/", 1)[1] for key in keys)
+
+
 def segments(key: str) -> list[str]:
     """The names that a key or a prefix is made of; raises Invalid when one of them is none."""
     found = key.split("/")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from agentq.claim import Claims, Park, Settle
+from agentq.claim import Claims
 from agentq.engine import Engine
 from agentq.errors import EngineUnavailable, Invalid, Unavailable
 from agentq.gates import look_at_gates
@@ -19,6 +19,7 @@ from agentq.messages import Completion, Envelope, parse_envelope
 from agentq.patience import patiently
 from agentq.records import Records
 from agentq.settle import publish
+from agentq.verdict import Park, Settle
 
 log = logging.getLogger("agentq")
 
@@ -85,10 +86,10 @@ class Sweep:
         return turn
 
     async def _unsettled(self) -> list[str]:
-        return await patiently(lambda: list(self._records.unsettled()))
+        return await patiently(lambda: list(self._records.marks.unsettled()))
 
     async def _publish_unpublished(self) -> None:
-        for task_id in await patiently(lambda: list(self._records.unpublished())):
+        for task_id in await patiently(lambda: list(self._records.marks.unpublished())):
             await self._unless_bad(task_id, self._publish)
 
     async def _publish(self, task_id: str) -> None:
@@ -100,7 +101,7 @@ class Sweep:
             return
         for task in await patiently(functools.partial(plant, self._records, envelope)):
             await self._hand_over(task)
-        await patiently(functools.partial(self._records.published, task_id))
+        await patiently(functools.partial(self._records.marks.published, task_id))
 
     async def _hand_over(self, envelope: Envelope) -> None:
         """Publish a task; one of another agent stays marked when that cannot be done, perhaps it has no queue."""

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from agentq.artifacts import CHUNK
 from agentq.errors import Conflict, EvidenceError, Invalid, StoreUnavailable
 from agentq.lifecycle import Papers, expires_at
 from agentq.messages import Artifact, Envelope, Message, utc_now
 from agentq.papers import Move, new_token
-from agentq.records import CHUNK, Records
+from agentq.records import Records
 from agentq.store import unwatched
 
 _NUMBERED = re.compile(r"/(\d+)(\.end)?\.json$")
@@ -82,7 +83,7 @@ class Transfer:
     def _check(self, papers: Papers) -> None:
         """Raise Conflict for a task that has to stay as it is for now, with the next thing to do."""
         task_id = papers.envelope.task_id
-        if papers.manifest and self._source.is_open(task_id):
+        if papers.manifest and self._source.marks.is_open(task_id):
             raise Conflict(
                 f"{task_id} has ended and is not settled yet", hint="A worker does it, or: agentq doctor --repair"
             )
@@ -119,7 +120,7 @@ class Transfer:
                 f"{task_id} waits for {', '.join(papers.missing)}",
                 hint=f"First: agentq wait {' '.join(papers.missing)}",
             )
-        waiters = [i for i in self._source.waiting_for(task_id) if self._is_live(i)]
+        waiters = [i for i in self._source.marks.waiting_for(task_id) if self._is_live(i)]
         if waiters and not papers.moved_to:
             raise Conflict(
                 f"{task_id} has not ended, and {', '.join(waiters[:3])} waits for it here",
@@ -139,7 +140,7 @@ class Transfer:
         """Copy a task that has ended; None when its evidence began to be collected meanwhile: start over."""
         task_id, cargo = papers.envelope.task_id, self._load(papers)
         missing = cargo.missing
-        self._target.arrives(task_id)
+        self._target.marks.arrives(task_id)
         self._carry_all(cargo)
         if not papers.collected and self._source.collected(task_id):
             return None
@@ -160,7 +161,7 @@ class Transfer:
             cargo = self._load(papers)
         missing = cargo.missing
         if not self._has_arrived(task_id, move):
-            self._target.arrives(task_id)
+            self._target.marks.arrives(task_id)
             _mark(self._target, papers)
             self._carry_all(cargo)
             self._register(task_id, cargo)
@@ -182,18 +183,18 @@ class Transfer:
         """The task exists at the target from here on."""
         if cargo.keys[-1] not in cargo.there:
             self._carry(cargo.keys[-1], cargo)
-        self._target.arrived(task_id)
+        self._target.marks.arrived(task_id)
 
     def _leave(self, papers: Papers) -> None:
         """Take the task's marks away at the source; last of all, and not those of one that has come back meanwhile."""
         envelope = papers.envelope
-        self._target.arrived(envelope.task_id)
+        self._target.marks.arrived(envelope.task_id)
         if self._source.known(envelope.task_id).moved_to is None:
             return
         if expires := expires_at(papers):
-            self._source.will_not_expire(envelope, expires)
-        self._source.let_go_of_evidence(envelope)
-        self._source.close(envelope.task_id)
+            self._source.marks.will_not_expire(envelope, expires)
+        self._source.marks.let_go_of_evidence(envelope)
+        self._source.marks.close(envelope.task_id)
         _mark_again(self._source, envelope.task_id, ended=True)
 
     def _told(self, papers: Papers, cargo: _Cargo, brought: Iterable[str], *, moved: bool | None = None) -> Copied:
@@ -216,7 +217,7 @@ class Transfer:
         task_id = papers.envelope.task_id
         named = [*(papers.manifest.artifacts if papers.manifest else ())]
         named += [artifact for attempt in papers.earlier if attempt.end for artifact in attempt.end.artifacts]
-        keyed = {key: one for one in named if (key := self._source.key(one.ref, task_id))}
+        keyed = {key: one for one in named if (key := self._source.artifacts.key(one.ref, task_id))}
         cargo = _Cargo(list(self._keys(papers)), keyed)
         lost = [key for key in keyed if key not in cargo.keys]
         if lost and not papers.collected and not self._source.collected(task_id):
@@ -234,7 +235,7 @@ class Transfer:
         task_id = envelope.task_id
         yield from store.keys(f"controls/{task_id}/")
         yield from store.keys(f"artifacts/{task_id}/")
-        contexts = {f"tasks/{task_id}.md", self._source.key(envelope.context_ref or "", task_id)}
+        contexts = {f"tasks/{task_id}.md", self._source.artifacts.key(envelope.context_ref or "", task_id)}
         yield from (key for key in sorted(filter(None, contexts)) if store.get(key) is not None)
         yield from _in_order(store.keys(f"attempts/{task_id}/"))
         if papers.manifest:
@@ -295,10 +296,10 @@ class Transfer:
 def _mark(records: Records, papers: Papers) -> None:
     """Mark a task before it is there, as whoever registers one does."""
     envelope = papers.envelope
-    records.open(envelope.task_id, published=not papers.is_open)
-    records.hold_evidence(envelope)
+    records.marks.open(envelope.task_id, published=not papers.is_open)
+    records.marks.hold_evidence(envelope)
     if expires := expires_at(papers):
-        records.will_expire(envelope, expires)
+        records.marks.will_expire(envelope, expires)
 
 
 def _mark_again(records: Records, task_id: str, *, ended: bool = False) -> None:
@@ -307,7 +308,7 @@ def _mark_again(records: Records, task_id: str, *, ended: bool = False) -> None:
     With `ended` also one that has its result by now: perhaps it was not settled yet.
     """
     papers = records.known(task_id)
-    if papers.moved_to is None and (ended or papers.manifest is None) and not records.is_open(task_id):
+    if papers.moved_to is None and (ended or papers.manifest is None) and not records.marks.is_open(task_id):
         _mark(records, papers)
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from agentq.config import Profile
 from agentq.errors import Invalid, StoreUnavailable
 from agentq.keyring import Key, Keyring
 from agentq.lifecycle import Papers
 from agentq.messages import Completion, Doubted, sha256_hex
+from agentq.profile import Profile
 from agentq.records import Records
 from agentq.signing import NOBODY, Kind, Signer, Unproven, proven
 

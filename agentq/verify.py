@@ -99,7 +99,7 @@ class Verifier:
 
     def _context(self, papers: Papers) -> Link:
         envelope = papers.envelope
-        key = self.records.key(envelope.context_ref, envelope.task_id) if envelope.context_ref else None
+        key = self.records.artifacts.key(envelope.context_ref, envelope.task_id) if envelope.context_ref else None
         data = self.records.store.get(key) if key else None
         if data is None:
             raise EvidenceError(f"{envelope.context_ref} is missing", hint=_ALTERED)
@@ -165,12 +165,12 @@ class Verifier:
         for artifact in manifest.artifacts:
             yield self._kept(artifact.name, papers, partial(self._artifact, artifact.name, artifact))
         report = manifest.artifact(REPORT)
-        if report and manifest.result_ref and not self.records.is_open(manifest.task_id):
+        if report and manifest.result_ref and not self.records.marks.is_open(manifest.task_id):
             copy = report.model_copy(update={"name": "the report's copy", "ref": manifest.result_ref})
             yield self._kept("copy", papers, partial(self._artifact, "copy", copy))
 
     def _artifact(self, name: str, artifact: Artifact) -> Link:
-        self.records.check(artifact)
+        self.records.artifacts.check(artifact)
         return _ok(name, f"{artifact.bytes} bytes, {artifact.sha256[:SHOWN]}, made by {artifact.made_by}")
 
     def _manifest(self, papers: Papers) -> Link:

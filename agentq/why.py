@@ -152,14 +152,14 @@ class Explainer:
     def _moved(self, status: Status) -> tuple[str, str]:
         task_id, home, move = status.task_id, status.moved_to, self.records.known(status.task_id).last_move
         by = f" by {move.by}" if move else ""
-        if self.records.is_open(task_id):
+        if self.records.marks.is_open(task_id):
             return f"it is on its way to {home}, and that was broken off", f"agentq store copy {task_id} --to {home}"
         return f"it was moved to {home}{by}, and is at home there", f"agentq why {task_id} --store {home}"
 
     # ------------------------------------------------------------------ queued
 
     def _queued(self, status: Status) -> tuple[str, str]:
-        if self.records.is_unpublished(status.task_id):
+        if self.records.marks.is_unpublished(status.task_id):
             return "it is not known to be in its queue; a worker publishes it soon", "agentq doctor --repair"
         before, running = self._others(status)
         queue = self.queue(status.agent)
@@ -205,7 +205,7 @@ class Explainer:
         return before, [one for one in found if one.state == "processing"]
 
     def _of_agent(self, agent: str) -> Iterator[Status]:
-        for task_id in islice(self.records.unsettled(), SCANNED):
+        for task_id in islice(self.records.marks.unsettled(), SCANNED):
             envelope = self.records.envelope(task_id)
             if envelope and envelope.to == agent and not envelope.is_group:
                 yield self.coordinator.status(task_id)

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from agentq.attempt import AttemptRun, Bench
-from agentq.claim import Claims, LookAgain, Refuse, Start, Verdict, end_of, terms_of
-from agentq.config import Profile
+from agentq.claim import Claims, end_of, terms_of
 from agentq.credentials import masked
 from agentq.deliveries import carry_out
 from agentq.engine import Delivery, Engine
@@ -18,6 +17,7 @@ from agentq.errors import EngineUnavailable, StoreUnavailable, Unavailable
 from agentq.messages import Completion
 from agentq.ownership import bury_orphaned, stop_silent, this_process
 from agentq.patience import cancelled, patiently, repeated
+from agentq.profile import Profile
 from agentq.proof import prove
 from agentq.records import Records
 from agentq.runner import Runner
@@ -25,6 +25,7 @@ from agentq.salvage import salvage
 from agentq.settle import settle
 from agentq.sweep import Sweep
 from agentq.trust import Senders
+from agentq.verdict import LookAgain, Refuse, Start, Verdict
 
 log = logging.getLogger("agentq")
 
@@ -194,7 +195,7 @@ class Worker:
         """Settle a task that is still open; the sweep and a slot that meet over it do it one after the other."""
         task_id = manifest.task_id
         async with self._turns.setdefault(task_id, asyncio.Lock()):
-            if await patiently(functools.partial(self._records.is_open, task_id)):
+            if await patiently(functools.partial(self._records.marks.is_open, task_id)):
                 log.info("%s: %s (attempt %d)", task_id, manifest.status, manifest.attempt)
                 step = functools.partial(settle, self._records, self._engine, manifest)
                 await repeated(step, StoreUnavailable, "store")

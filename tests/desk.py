@@ -19,6 +19,7 @@ import pytest
 
 from agentq.adapters import open_engine
 from agentq.app import App
+from agentq.artifacts import evidence_prefix
 from agentq.cli import main
 from agentq.commit import commit, completion_of
 from agentq.config import load_settings
@@ -26,7 +27,7 @@ from agentq.engine import Engine
 from agentq.messages import Completion, Envelope, Outcome, utc_now
 from agentq.ownership import this_process
 from agentq.papers import Claim, new_token
-from agentq.records import Records, evidence_prefix
+from agentq.records import Records
 from agentq.settle import settle_in_store
 from agentq.stores.file import FileStore
 from tests.brokers.node import Node
@@ -133,7 +134,7 @@ class Desk:
         prefix = evidence_prefix(task_id, claim.attempt)
         pieces = {"report": b"All done.\n"} | more.pop("evidence", {})
         artifacts = tuple(
-            self.records.add_evidence(prefix, name, data, suffix=".md", made_by="agent")
+            self.records.artifacts.add(prefix, name, data, suffix=".md", made_by="agent")
             for name, data in pieces.items()
         )
         says: dict[str, Any] = {"verified": status == "completed", "summary": "Did it.", "artifacts": artifacts} | more

@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 from unittest import mock
 
 from agentq import sweep as sweep_module
-from agentq.claim import Start
 from agentq.coordinator import Coordinator
 from agentq.doctor import Findings, ailments, repair
 from agentq.errors import AgentqError, Conflict, Invalid, NotFound, StoreUnavailable, Unavailable
@@ -25,6 +24,7 @@ from agentq.papers import Approval
 from agentq.records import Records
 from agentq.settle import publish
 from agentq.sweep import Sweep
+from agentq.verdict import Start
 from tests.simulation import (
     AGENT,
     ENDED,
@@ -279,10 +279,10 @@ class GatedWorld(Theatre[Gated]):
         for request in self._requests():
             register = partial(coordinator.register_plan, contexts={}) if request.is_group else coordinator.register
             for envelope in register(request).publish:
-                self.records.published(envelope.task_id)
+                self.records.marks.published(envelope.task_id)
                 for _ in range(1 + self.scenario.copies):
                     self.engine.push(envelope.to_json())
-            self.records.published(request.task_id)
+            self.records.marks.published(request.task_id)
         self._time_passes()
 
     def _requests(self) -> list[Envelope]:
@@ -338,7 +338,7 @@ class GatedWorld(Theatre[Gated]):
             for _ in range(self.scenario.copies):
                 self.engine.push(envelope.to_json())
         if request.is_group:
-            records.published(request.task_id)
+            records.marks.published(request.task_id)
 
     # ------------------------------------------------------------------ acting by hand
 

@@ -11,15 +11,17 @@ from typing import Any, Literal, NamedTuple
 from unittest import mock
 
 from agentq import transfer as transfer_module
-from agentq.claim import WRONG_STORE_DELAY, Claims, Park, Start, Verdict, end_of
+from agentq.artifacts import evidence_prefix
+from agentq.claim import WRONG_STORE_DELAY, Claims, end_of
 from agentq.commit import REPORT, commit, completion_of
 from agentq.coordinator import Coordinator
 from agentq.errors import AgentqError, Conflict, NotFound, StoreUnavailable
 from agentq.hands import Hands
 from agentq.papers import Claim, Owner
-from agentq.records import Records, evidence_prefix
+from agentq.records import Records
 from agentq.settle import settle_in_store
 from agentq.transfer import Transfer
+from agentq.verdict import Park, Start, Verdict
 from tests.simulation import (
     AGENT,
     ENDED,
@@ -127,7 +129,7 @@ class MovingWorld(World):
         """It has completed, and its worker is gone: whoever met its attempt without its result would try it again."""
         here = self._at("a", watched=False)
         self._claimed(here, 1)
-        report = here.add_evidence(evidence_prefix(TASK, 1), REPORT, b"# done", suffix=".md", made_by="daemon")
+        report = here.artifacts.add(evidence_prefix(TASK, 1), REPORT, b"# done", suffix=".md", made_by="daemon")
         done = completion_of(here.known(TASK), "completed", by="somebody", attempt=1, artifacts=(report,))
         settle_in_store(here, commit(here, done))
 

@@ -62,7 +62,7 @@ def ran(number: int = 1, **parts: Any) -> Attempt:
 
 
 def report(records: Records, text: bytes = b"# Done\n") -> Artifact:
-    return records.add_evidence(f"artifacts/{TASK}/1/", "report", text, suffix=".md", made_by="daemon")
+    return records.artifacts.add(f"artifacts/{TASK}/1/", "report", text, suffix=".md", made_by="daemon")
 
 
 def claims_for(

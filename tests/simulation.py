@@ -27,7 +27,8 @@ from agentq import doctor as doctor_module
 from agentq import gates as gates_module
 from agentq import hands as hands_module
 from agentq import settle as settle_module
-from agentq.claim import Claims, LookAgain, Park, Refuse, Settle, Start, Terms, Verdict, end_of
+from agentq.artifacts import evidence_prefix
+from agentq.claim import Claims, Terms, end_of
 from agentq.commit import REPORT, commit, completion_of
 from agentq.coordinator import Coordinator
 from agentq.doctor import Findings, ailments, repair
@@ -39,9 +40,10 @@ from agentq.keeper import Stop, standing
 from agentq.lifecycle import Papers, derive
 from agentq.messages import Completion, Envelope, sha256_hex
 from agentq.papers import Attempt, Cancel, Claim, Lease, Owner, Seal
-from agentq.records import Records, evidence_prefix
+from agentq.records import Records
 from agentq.settle import settle
 from agentq.store import Stored, unwatched
+from agentq.verdict import LookAgain, Park, Refuse, Settle, Start, Verdict
 
 T = TypeVar("T")
 
@@ -674,7 +676,7 @@ class Theatre(Generic[S]):
         self.engine.ack(message)
 
     def _settle(self, records: Records, manifest: Completion) -> None:
-        while patiently(lambda: records.is_open(manifest.task_id)):
+        while patiently(lambda: records.marks.is_open(manifest.task_id)):
             with suppress(StoreUnavailable):
                 run(settle(records, self.engine, manifest))
 
@@ -722,7 +724,7 @@ class World(Theatre[Scenario]):
 
     def _register_before(self) -> None:
         registered = Coordinator(self.records).register(self._request("same"))
-        self.records.published(TASK)
+        self.records.marks.published(TASK)
         for _ in range(1 + self.scenario.copies):
             self.engine.push(registered.envelope.to_json())
         self._forge_guards(registered.envelope)
@@ -813,13 +815,13 @@ class World(Theatre[Scenario]):
 
     def _sweep_once(self, claims: Claims, seen: dict[object, float]) -> None:
         records = claims.records
-        for task_id in list(records.unpublished()):
+        for task_id in list(records.marks.unpublished()):
             envelope = records.envelope(task_id)
             if envelope:
                 run(self.engine.publish(envelope))
-                records.published(task_id)
+                records.marks.published(task_id)
         empty = run(self.engine.depth()) == 0
-        for task_id in list(records.unsettled()):
+        for task_id in list(records.marks.unsettled()):
             self._visit(claims, task_id, seen, empty=empty)
 
     def _visit(self, claims: Claims, task_id: str, seen: dict[object, float], *, empty: bool) -> None:
@@ -1060,7 +1062,7 @@ class Run:
 
     def _finish(self) -> Verdict:
         prefix = evidence_prefix(self._task_id, self._number)
-        add = self._records.add_evidence
+        add = self._records.artifacts.add
         report = patiently(lambda: add(prefix, REPORT, b"# done", suffix=".md", made_by="daemon"))
         self._look()
         if self._stop == "lost":

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from agentq.claim import Claims, Drop, LookAgain, Park, Refuse, Settle, Start, Verdict
+from agentq.claim import Claims
 from agentq.engine import Guard
 from agentq.errors import StoreUnavailable
 from agentq.messages import ENVELOPE_LIMIT, Envelope
 from agentq.papers import Cancel
 from agentq.records import Records
+from agentq.verdict import Drop, LookAgain, Park, Refuse, Settle, Start, Verdict
 from tests.samples import (
     AGENT,
     NOW,
@@ -53,7 +54,7 @@ def numbers(records: Records) -> list[int]:
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[1]", b'{"task_id": "../x"}'])
 def test_what_cannot_be_read_is_refused(records: Records, body: bytes) -> None:
     assert isinstance(claims_for(records).pick_up(body, None, NOW), Refuse)
-    assert list(records.unsettled()) == []
+    assert list(records.marks.unsettled()) == []
 
 
 def test_a_message_whose_papers_are_in_another_store_is_parked(records: Records) -> None:
@@ -79,7 +80,7 @@ def test_a_foreign_message_is_registered_at_its_first_delivery(records: Records)
     assert envelope
     assert (envelope.created_at, envelope.store) == (NOW, records.store.url)
     assert envelope.request_sha256 == request(mood="calm").request_digest()
-    assert (records.is_open(TASK), records.is_unpublished(TASK)) == (True, False)
+    assert (records.marks.is_open(TASK), records.marks.is_unpublished(TASK)) == (True, False)
 
 
 def test_a_foreign_messages_own_time_of_creation_holds(records: Records) -> None:
@@ -94,7 +95,7 @@ def test_a_foreign_message_that_would_grow_too_long_to_be_published_again_is_ref
     body = json.dumps({**least, "instructions": "x" * (ENVELOPE_LIMIT - len(json.dumps(least)))}).encode()
     assert len(body) == ENVELOPE_LIMIT
     assert isinstance(claims_for(records).pick_up(body, None, NOW), Refuse)
-    assert list(records.unsettled()) == []
+    assert list(records.marks.unsettled()) == []
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_eight_submits_at_once_with_one_id_make_one_task(any_desk: Desk) -> None
     # A submit that saw another's unfinished one publishes too: a copy is harmless, a lost message is not.
     assert any_desk.waiting() >= 1
     assert [key for key in any_desk.files() if key.startswith("tasks/")] == ["tasks/fix-1.json"]
-    assert not list(any_desk.records.unpublished())
+    assert not list(any_desk.records.marks.unpublished())
 
 
 def test_a_file_in_the_store_is_used_where_it_lies(desk: Desk) -> None:
@@ -205,10 +205,10 @@ def test_submit_shows_the_registered_envelope_with_every_flag_in_it(desk: Desk) 
 @pytest.mark.promise("none-lost")
 def test_what_a_killed_submit_left_unpublished_is_published_by_the_next(any_desk: Desk) -> None:
     any_desk.task("--id", "fix-1")
-    any_desk.records.open("fix-1")  # as if the first had died before the engine's answer
+    any_desk.records.marks.open("fix-1")  # as if the first had died before the engine's answer
     assert any_desk.task("--id", "fix-1") == "fix-1"
     assert any_desk.waiting() == 2
-    assert not list(any_desk.records.unpublished())
+    assert not list(any_desk.records.marks.unpublished())
 
 
 # ---------------------------------------------------------------------- status
@@ -472,7 +472,7 @@ def test_what_is_acknowledged_before_it_is_settled_stays_acknowledged(desk: Desk
     manifest = desk.finish(task_id, settled=False)
     desk.records.put_in_inbox(manifest)
     desk.ok("inbox", "--ack")
-    assert not desk.records.is_open(task_id), "else a worker would settle it, and put it there again"
+    assert not desk.records.marks.is_open(task_id), "else a worker would settle it, and put it there again"
     assert desk.json("inbox") == []
 
 

@@ -20,6 +20,7 @@ import pytest
 from agentq import processes
 from agentq.errors import Invalid
 from agentq.messages import utc_now
+from agentq.process_table import process_of
 from agentq.processes import MARKER
 from agentq.runner import Job, Ran
 from agentq.runners.command import PROMPT_FILE, CommandRunner
@@ -89,7 +90,7 @@ def left(job: Job) -> list[int]:
 
 
 def lives(pid: int) -> bool:
-    process = processes._process(pid)
+    process = process_of(pid)
     return process is not None and not process.is_dead
 
 

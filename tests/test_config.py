@@ -6,9 +6,10 @@ import pytest
 
 from agentq.adapters import open_engine, open_store
 from agentq.app import App
-from agentq.config import S3Section, Settings, find_profile, load_profile, load_settings, profiles
+from agentq.config import S3Section, Settings, load_settings
 from agentq.engines.sqlite import SQLiteEngine
 from agentq.errors import Invalid, NotFound
+from agentq.profile import find_profile, load_profile, profiles
 
 SECRET = "s3cret"
 

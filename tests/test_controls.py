@@ -324,7 +324,7 @@ def test_an_approval_while_the_engine_is_away_holds_and_a_worker_publishes_it(ou
         running(desk.start("worker", "run", AGENT, "--runner", "false", stdout=stream, stderr=stream)),
     ):
         until(lambda: desk.records.attempts(task_id), "the worker to start it")
-    assert list(desk.records.unpublished()) == []
+    assert list(desk.records.marks.unpublished()) == []
 
 
 @contextmanager
@@ -492,7 +492,7 @@ def test_a_task_starts_when_what_it_needs_was_completed_by_hand(any_desk: Desk) 
 @pytest.mark.parametrize(("status", "code"), [("completed", 0), ("failed", 8), ("cancelled", 9), ("expired", 10)])
 def test_submit_waits_and_ends_as_the_task_does(desk: Desk, status: Outcome, code: int) -> None:
     def work() -> None:
-        until(lambda: desk.records.is_registered("mine") and not desk.records.is_unpublished("mine"))
+        until(lambda: desk.records.is_registered("mine") and not desk.records.marks.is_unpublished("mine"))
         desk.finish("mine", status)
 
     with meanwhile(work):
@@ -558,7 +558,7 @@ def test_why_of_a_task_that_somebody_waits_for(any_desk: Desk) -> None:
         until(lambda: any_desk.with_engine(lambda engine: engine.listeners("review-worker")))
         assert why(any_desk, task_id)[0] == f"pending: no worker of {AGENT} is up"
         other = any_desk.app().coordinator.register(_review("r")).envelope.task_id
-        any_desk.records.published(other)
+        any_desk.records.marks.published(other)
         assert why(any_desk, other)[0] == "pending: a worker of review-worker waits and takes it now"
 
 
@@ -664,7 +664,7 @@ def test_why_a_task_ended_with_another_one_leads_to_that_one(desk: Desk) -> None
 
 def test_why_a_task_is_not_in_its_queue(desk: Desk, engine: dict[str, str]) -> None:
     task_id = desk.task()
-    desk.records.unpublish(task_id)
+    desk.records.marks.unpublish(task_id)
     assert why(desk, task_id, **engine) == (
         "pending: it is not known to be in its queue; a worker publishes it soon",
         "agentq doctor --repair",

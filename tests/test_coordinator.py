@@ -52,7 +52,7 @@ def test_the_same_content_is_the_same_task(records: Records, coordinator: Coordi
     settle_in_store(records, finish(records))
     after_its_end = coordinator.register(request())
     assert (after_its_end.new, bool(after_its_end.publish)) == (False, False)
-    assert not records.is_open(TASK)
+    assert not records.marks.is_open(TASK)
 
 
 @pytest.mark.promise("submit-idempotent")
@@ -100,15 +100,15 @@ def test_a_submit_that_died_before_it_published_is_found_in_the_outbox(
     records: Records, coordinator: Coordinator
 ) -> None:
     coordinator.register(request())
-    assert list(records.unpublished()) == list(records.unsettled()) == [TASK]
+    assert list(records.marks.unpublished()) == list(records.marks.unsettled()) == [TASK]
 
 
 @pytest.mark.promise("none-lost")
 def test_a_repeated_submit_puts_back_marks_that_were_lost(records: Records, coordinator: Coordinator) -> None:
     coordinator.register(request())
-    records.close(TASK)
+    records.marks.close(TASK)
     assert coordinator.register(request()).publish
-    assert records.is_open(TASK)
+    assert records.marks.is_open(TASK)
 
 
 def test_a_context_lies_beside_its_task(records: Records, coordinator: Coordinator) -> None:
@@ -126,7 +126,7 @@ def test_a_context_that_is_somebody_elses_is_a_conflict_and_marks_nothing(
     records.store.put_new(f"tasks/{TASK}.md", b"# Notes\n")
     with pytest.raises(Conflict, match="is in the store with another content"):
         coordinator.register(request(), b"# Context\n")
-    assert list(records.unsettled()) == list(records.unpublished()) == []
+    assert list(records.marks.unsettled()) == list(records.marks.unpublished()) == []
     assert records.store.get(f"tasks/{TASK}.md") == b"# Notes\n"
 
 
@@ -185,7 +185,7 @@ def test_a_seal_is_committed_by_whoever_looks(records: Records, coordinator: Coo
     records.take(TASK, seal())
     assert coordinator.status(TASK).state == "cancelled"
     assert coordinator.result(TASK) == records.manifest(TASK) == seal().completion
-    assert not records.is_open(TASK)
+    assert not records.marks.is_open(TASK)
 
 
 def test_an_expired_task_is_sealed_by_whoever_looks(records: Records, coordinator: Coordinator) -> None:
@@ -250,7 +250,7 @@ def test_evidence_is_checked_with_the_reports_copy(records: Records, coordinator
 def test_late_evidence_is_what_the_result_does_not_name(records: Records, coordinator: Coordinator) -> None:
     registered(records)
     manifest = finish(records)
-    records.add_evidence(f"artifacts/{TASK}/2/", "report", b"late", suffix=".md", made_by="daemon")
+    records.artifacts.add(f"artifacts/{TASK}/2/", "report", b"late", suffix=".md", made_by="daemon")
     assert coordinator.late_evidence(manifest) == [records.store.ref(f"artifacts/{TASK}/2/report.md")]
 
 
@@ -278,7 +278,7 @@ def test_what_was_acknowledged_stays_so_when_its_settling_was_half_done(
     manifest = finish(records)
     records.put_in_inbox(manifest)
     coordinator.acknowledge("coordinator", TASK)
-    assert not records.is_open(TASK)
+    assert not records.marks.is_open(TASK)
     assert list(coordinator.inbox("coordinator")) == []
 
 
@@ -320,7 +320,7 @@ def test_a_task_that_waits_is_ended_by_hand(records: Records, coordinator: Coord
     assert (manifest.status, manifest.from_, manifest.attempt, manifest.verified) == ("completed", "me", 1, False)
     assert records.store.get(f"results/{TASK}.md") == b"# By hand\n"
     assert manifest.artifacts[0].made_by == "hand"
-    assert not records.is_open(TASK)
+    assert not records.marks.is_open(TASK)
     assert list(records.inbox("coordinator")) == [TASK]
 
 
@@ -409,7 +409,7 @@ def test_a_hand_that_is_overtaken_by_the_owners_commit_is_told_so() -> None:
     manifest = records.manifest(TASK)
     assert manifest
     assert (manifest.status, manifest.attempt) == ("completed", 1)
-    assert not records.is_open(TASK)
+    assert not records.marks.is_open(TASK)
 
 
 def test_two_hands_are_decided_by_one_number() -> None:

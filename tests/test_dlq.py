@@ -8,14 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from agentq.app import _next_id
+from agentq.artifacts import evidence_prefix
 from agentq.cli.dlq import Filter
 from agentq.commit import commit, completion_of
+from agentq.dead_letters import next_id
 from agentq.engine import DeadLetter, Engine
 from agentq.errors import EngineUnavailable
 from agentq.messages import Envelope, utc_now
 from agentq.papers import End
-from agentq.records import evidence_prefix
 from tests.conformance.engines import EngineUnderTest, RabbitMQUnderTest, SQLiteUnderTest
 from tests.desk import Desk, Done
 
@@ -40,7 +40,9 @@ def given_up(desk: Desk, task_id: str = "fix", *, evidence: bytes | None = None)
     desk.task("--id", task_id)
     for number in (1, 2):
         claim, prefix = desk.claim(task_id), evidence_prefix(task_id, number)
-        left = desk.records.add_evidence(prefix, "log", evidence, suffix=".txt", made_by="daemon") if evidence else None
+        left = (
+            desk.records.artifacts.add(prefix, "log", evidence, suffix=".txt", made_by="daemon") if evidence else None
+        )
         end = End(
             attempt=number,
             token=claim.token,
@@ -265,12 +267,12 @@ def test_retrying_a_dead_letter_of_a_finished_task_makes_a_new_task(any_desk: De
 
 
 def test_a_retry_of_a_retry_counts_on() -> None:
-    assert [_next_id("fix"), _next_id("fix.retry-1"), _next_id("fix.retry-9")] == [
+    assert [next_id("fix"), next_id("fix.retry-1"), next_id("fix.retry-9")] == [
         "fix.retry-1",
         "fix.retry-2",
         "fix.retry-10",
     ]
-    assert _next_id("f" * 128) is None
+    assert next_id("f" * 128) is None
 
 
 def test_retrying_a_dead_letter_of_a_waiting_task_publishes_it_again(any_desk: Desk) -> None:
@@ -325,7 +327,7 @@ def test_a_retry_may_be_repeated_when_its_letter_could_not_be_removed(
         raise EngineUnavailable("the broker is gone")
 
     with monkeypatch.context() as broken:
-        broken.setattr("agentq.app.App.remove_dead_letters", fail)
+        broken.setattr("agentq.dead_letters.DeadLetters.remove", fail)
         done = any_desk.run("dlq", "retry", "fix")
     assert (done.code, done.err) == (6, "agentq: the broker is gone\n")
     assert done.out.endswith("  retried as fix.retry-1\n")

@@ -59,13 +59,13 @@ def test_what_is_well_is_left_alone(any_desk: Desk, make: Callable[[Desk], str])
 
 
 def unregistered(desk: Desk) -> str:
-    desk.records.open("ghost")
+    desk.records.marks.open("ghost")
     return "ghost"
 
 
 def unpublished(desk: Desk) -> str:
     task_id = desk.task()
-    desk.records.open(task_id)
+    desk.records.marks.open(task_id)
     return task_id
 
 
@@ -88,7 +88,7 @@ def unreleased(desk: Desk) -> str:
     first = desk.task()
     task_id = desk.task("--after", first)
     desk.finish(first, settled=False)
-    desk.records.close(first)  # as if it had been settled by somebody who knew nothing of gates
+    desk.records.marks.close(first)  # as if it had been settled by somebody who knew nothing of gates
     return task_id
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from agentq.config import Profile, Settings
+from agentq.config import Settings
 from agentq.errors import ExitCode
 from agentq.messages import parse_envelope
+from agentq.profile import Profile
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "agentq" / "cli" / "guide.md"

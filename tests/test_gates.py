@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentq.claim import Claims, Drop, Settle, Start
+from agentq.claim import Claims
 from agentq.commit import completion_of, seal
 from agentq.coordinator import Coordinator, Registered
 from agentq.errors import Conflict, Invalid, NotFound
@@ -15,6 +15,7 @@ from agentq.messages import Completion, Envelope, Outcome
 from agentq.papers import Demand
 from agentq.records import Records
 from agentq.settle import settle_in_store
+from agentq.verdict import Drop, Settle, Start
 from tests.samples import NOW, claims_for, request
 from tests.simulation import MemoryStore
 
@@ -91,7 +92,7 @@ def test_a_task_starts_when_all_it_needs_have_completed(
     assert end(records, "b") == []
     assert coordinator.status("c").needs == ("a",)
     assert end(records, "a") == ["c"]
-    assert list(records.unpublished()) == ["c"]
+    assert list(records.marks.unpublished()) == ["c"]
     assert isinstance(start(claims, records, "c"), Start)
     assert list(records.store.keys("waits/")) == []
 
@@ -117,7 +118,7 @@ def test_what_needs_a_task_that_did_not_complete_ends_with_it(
     assert "it needs a" in (manifest(records, "b").reason or "")
     assert manifest(records, "c").reason == manifest(records, "b").reason
     assert "no such luck" in (manifest(records, "c").reason or "")
-    assert list(records.unsettled()) == []
+    assert list(records.marks.unsettled()) == []
     assert set(records.store.keys("inbox/")) == {f"inbox/coordinator/{i}.json" for i in "abc"}
 
 
@@ -135,7 +136,7 @@ def test_a_long_chain_ends_at_once(records: Records, submit: Submit) -> None:
         submit(name, before)
     end(records, names[0], "failed")
     assert manifest(records, names[-1]).status == "failed"
-    assert list(records.unsettled()) == []
+    assert list(records.marks.unsettled()) == []
 
 
 def test_who_only_reads_does_not_release(records: Records, coordinator: Coordinator, submit: Submit) -> None:
@@ -302,7 +303,7 @@ def test_a_cancel_is_final_at_once_for_what_does_not_run(
     assert manifest(records, "b").status == "cancelled"
     assert hands.cancel("a", "you") == found
     assert isinstance(start(claims, records, "a"), Settle)
-    assert list(records.unsettled()) == []
+    assert list(records.marks.unsettled()) == []
 
 
 def test_a_cancel_that_comes_too_late_says_so(records: Records, hands: Hands, submit: Submit) -> None:
@@ -363,7 +364,7 @@ def test_a_plan_is_one_task_made_of_tasks(records: Records, coordinator: Coordin
     assert (found.status, found.summary) == ("completed", "3 of 3 tasks completed")
     coordinator.check(found)
     assert [m.task_id for m in coordinator.inbox("coordinator")] == ["p"]
-    assert list(records.unsettled()) == []
+    assert list(records.marks.unsettled()) == []
 
 
 def test_a_plan_submitted_again_is_the_same_plan_and_another_is_refused(
@@ -383,7 +384,7 @@ def test_a_plan_that_was_only_committed_is_finished_by_whoever_finds_it(
 ) -> None:
     request = plan(*FAN)
     records.register(request.registered(records.store.url, NOW))
-    assert list(records.unpublished()) == ["p"]
+    assert list(records.marks.unpublished()) == ["p"]
     assert coordinator.status("p").tasks == {"pending": 3}
     assert ids(coordinator.register_plan(request, {}).publish) == ["p.a", "p.b"]
     assert {e.task_id for i in ("p.a", "p.b", "p.c") if (e := records.envelope(i))} == {"p.a", "p.b", "p.c"}

@@ -2,10 +2,10 @@
 
 import pytest
 
-from agentq.claim import Drop, LookAgain, Park, Start
 from agentq.engine import Guard
 from agentq.guards import guard_id
 from agentq.records import Records
+from agentq.verdict import Drop, LookAgain, Park, Start
 from tests.samples import NOW, TASK, claim, claims_for, lease, registered
 from tests.simulation import MemoryStore
 

@@ -148,7 +148,7 @@ def test_a_submit_that_died_anywhere_is_finished_by_repeating_it(tmp_path: Path)
         assert found == ["p.a", "p.b"]
         assert desk.run("claim", "--as", "review-worker").code == 12
         assert desk.json("status", "p.c")["needs"] == ["p.a", "p.b"]
-        assert list(desk.records.unpublished()) == []
+        assert list(desk.records.marks.unpublished()) == []
     assert steps > 20
 
 
@@ -228,7 +228,7 @@ def test_a_plan_has_one_result_and_one_line_in_the_inbox(any_desk: Desk) -> None
     ]
     (line,) = desk.ok("inbox").splitlines()
     assert line == "p  failed  0s ago  p.b failed: no luck; and 2 more"
-    assert list(desk.records.unsettled()) == []
+    assert list(desk.records.marks.unsettled()) == []
     again = desk.run("retry", "p")
     assert again.code == 3
     assert "p is a plan" in again.err

@@ -15,17 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from agentq import processes
-from agentq.processes import (
-    MARKER,
-    Process,
-    ProcessIdentity,
-    ProcessTree,
-    is_gone,
-    kill_marked,
-    process_identity,
-    start,
-)
+from agentq import process_table, processes
+from agentq.process_table import Process, ProcessIdentity, is_gone, process_identity, process_of
+from agentq.processes import MARKER, ProcessTree, kill_marked, start
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="process trees are followed through /proc")
 
@@ -96,7 +88,7 @@ async def agent(*command: str, cwd: Path = ROOT) -> AsyncIterator[Agent]:
 
 
 def lives(pid: int) -> bool:
-    found = processes._process(pid)
+    found = process_of(pid)
     return found is not None and not found.is_dead
 
 
@@ -230,7 +222,7 @@ async def test_what_does_not_go_away_is_not_proven(monkeypatch: pytest.MonkeyPat
 
 
 async def test_dead_orphans_do_not_stay_as_zombies() -> None:
-    before = {process.pid for process in processes._table()}
+    before = {process.pid for process in process_table.process_table()}
     script = "for i in 1 2 3 4 5; do setsid sh -c 'sleep 0.01' & done; setsid sh -c 'echo $$; exec sleep 600' &"
     async with agent("sh", "-c", script) as one:
         await one.says()
@@ -238,7 +230,9 @@ async def test_dead_orphans_do_not_stay_as_zombies() -> None:
         assert await one.tree.stop(0) is True
         one.tree.look()
         orphans = [
-            process for process in processes._table() if process.parent == os.getpid() and process.pid not in before
+            process
+            for process in process_table.process_table()
+            if process.parent == os.getpid() and process.pid not in before
         ]
         assert [process for process in orphans if process.session not in (os.getsid(0), one.tree.leader)] == []
 
@@ -295,7 +289,7 @@ async def test_a_program_with_a_nasty_name_is_read_right(tmp_path: Path) -> None
     nasty = tmp_path / "a) R 1 (b"
     shutil.copy(sleep, nasty)
     async with agent(str(nasty), "600") as one:
-        found = processes._process(one.tree.leader)
+        found = process_of(one.tree.leader)
         assert found is not None
         assert found.parent == os.getpid()
         assert await one.tree.stop(0) is True
@@ -391,7 +385,7 @@ def test_this_process_is_not_gone() -> None:
 
 def test_a_process_is_gone_once_it_is_dead_even_while_nobody_fetched_it() -> None:
     with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) as child:
-        found = processes._process(child.pid)
+        found = process_of(child.pid)
         assert found is not None
         identity = process_identity()._replace(pid=child.pid, started=found.started)
         assert is_gone(identity) is False
@@ -422,13 +416,14 @@ def test_what_cannot_be_told_from_here_is_not_called_gone(identity: ProcessIdent
 
 def test_without_proc_nothing_is_proven(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     identity = process_identity()
-    monkeypatch.setattr(processes, "_PROC", tmp_path)
+    monkeypatch.setattr(process_table, "_PROC", tmp_path)
     assert process_identity() == ProcessIdentity("", os.getpid(), "")
     assert is_gone(identity) is None
 
 
 async def test_elsewhere_the_group_is_stopped_and_nothing_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_LINUX", False)
+    for module in (process_table, processes):
+        monkeypatch.setattr(module, "LINUX", False)
     async with agent("sh", "-c", "echo $$; sleep 600 & wait") as one:
         leader = await one.says()
         assert await one.tree.stop(0.05) is False

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from agentq import handover
-from agentq.config import Profile
 from agentq.errors import Conflict, Invalid
 from agentq.handover import Handover, hand_over
 from agentq.lifecycle import Need, Papers
 from agentq.messages import Artifact, Completion, sha256_hex
 from agentq.papers import Approval, Attempt
+from agentq.profile import Profile
 from agentq.prompt import SHOWN, WARNING, render
 from agentq.records import Records
 from agentq.scratch import Scratch
@@ -41,7 +41,7 @@ def papers(*attempts: Attempt, needs: tuple[Completion | None, ...] = (), **more
 
 def piece(records: Records, name: str, text: str, task_id: str = TASK, attempt: int = 1, **more: str) -> Artifact:
     how = {"suffix": ".md", "made_by": "agent"} | more
-    return records.add_evidence(f"artifacts/{task_id}/{attempt}/", name, text.encode(), **how)
+    return records.artifacts.add(f"artifacts/{task_id}/{attempt}/", name, text.encode(), **how)
 
 
 def tried(number: int, *artifacts: Artifact, reason: str = "it broke") -> Attempt:

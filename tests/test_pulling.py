@@ -105,7 +105,7 @@ def test_a_task_is_claimed_renewed_and_completed_without_a_daemon(any_desk: Desk
     assert {one["name"] for one in result["artifacts"]} == {"report", "patch", "summary"}
     assert desk.ok("result", task_id, "--artifact", "patch") == "+ tick"
     assert desk.ok("inbox").startswith("fix-1  completed  unverified")
-    assert list(desk.records.unsettled()) == []
+    assert list(desk.records.marks.unsettled()) == []
     again = complete(desk, task_id)
     assert again.code == 5
     assert f"fix-1 was already completed by {AGENT} (attempt 1)" in again.err
@@ -148,7 +148,7 @@ def test_of_many_who_claim_at_once_no_two_get_the_same_task(any_desk: Desk) -> N
     tasks = {any_desk.task() for _ in range(5)}
 
     def pull(_: int) -> str | None:
-        taken = asyncio.run(any_desk.app().pull(AGENT, 0.0, 60.0))
+        taken = asyncio.run(any_desk.app().puller.claim(AGENT, 0.0, 60.0))
         return taken.start.papers.envelope.task_id if taken else None
 
     any_desk.project.joinpath("workers").mkdir()
@@ -260,7 +260,7 @@ def test_a_claim_that_is_renewed_stays(any_desk: Desk, short: None) -> None:
     task_id = any_desk.task()
     claim(any_desk, "--lease", "2")
     with ThreadPoolExecutor(1) as rival:
-        taking = rival.submit(lambda: asyncio.run(any_desk.app().pull(AGENT, 5.0, 60.0)))
+        taking = rival.submit(lambda: asyncio.run(any_desk.app().puller.claim(AGENT, 5.0, 60.0)))
         while not taking.done():
             renewed = asyncio.run(_renew(any_desk, task_id))
     assert renewed
@@ -269,7 +269,7 @@ def test_a_claim_that_is_renewed_stays(any_desk: Desk, short: None) -> None:
 
 
 async def _renew(desk: Desk, task_id: str) -> bool:
-    holder = desk.app().holder(task_id)
+    holder = desk.app().puller.holder(task_id)
     assert holder
     await asyncio.sleep(0.2)
     return bool(await asyncio.to_thread(holder.renew))
@@ -332,7 +332,7 @@ def test_whoever_holds_a_cancelled_task_is_told_and_ends_it(desk: Desk, act: str
     assert (status["state"], status["reason"]) == ("cancelled", "cancelled by coordinator: no need")
     names = [one["name"] for one in json.loads(desk.run("result", task_id, "--json").out)["artifacts"]]
     assert names == (["report"] if act == "complete" else [])
-    assert list(desk.records.unsettled()) == []
+    assert list(desk.records.marks.unsettled()) == []
     assert desk.run("renew", task_id).code == 5
 
 

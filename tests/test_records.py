@@ -54,12 +54,12 @@ def test_what_cannot_be_told_is_raised_and_the_repetition_finds_it_ours() -> Non
 def test_a_task_is_open_and_unpublished_before_it_is_registered(records: Records) -> None:
     envelope = request()
     assert records.register(envelope) is envelope
-    assert (records.is_open(TASK), records.is_unpublished(TASK)) == (True, True)
-    assert list(records.unsettled()) == list(records.unpublished()) == [TASK]
-    records.published(TASK)
-    assert (records.is_open(TASK), records.is_unpublished(TASK)) == (True, False)
-    records.close(TASK)
-    assert list(records.unsettled()) == []
+    assert (records.marks.is_open(TASK), records.marks.is_unpublished(TASK)) == (True, True)
+    assert list(records.marks.unsettled()) == list(records.marks.unpublished()) == [TASK]
+    records.marks.published(TASK)
+    assert (records.marks.is_open(TASK), records.marks.is_unpublished(TASK)) == (True, False)
+    records.marks.close(TASK)
+    assert list(records.marks.unsettled()) == []
 
 
 def test_the_first_registration_holds(records: Records) -> None:
@@ -69,12 +69,12 @@ def test_the_first_registration_holds(records: Records) -> None:
 
 @pytest.mark.promise("none-lost")
 def test_forgetting_a_task_that_was_registered_meanwhile_puts_its_marks_back(records: Records) -> None:
-    records.open(TASK)
+    records.marks.open(TASK)
     records.forget(TASK)
-    assert not records.is_open(TASK)
+    assert not records.marks.is_open(TASK)
     registered(records)
     records.forget(TASK)
-    assert (records.is_open(TASK), records.is_unpublished(TASK)) == (True, True)
+    assert (records.marks.is_open(TASK), records.marks.is_unpublished(TASK)) == (True, True)
 
 
 def test_papers_of_an_unknown_task_are_none(records: Records) -> None:
@@ -180,14 +180,14 @@ def test_losing_to_a_damaged_paper_is_named_too(records: Records) -> None:
 @pytest.mark.promise("evidence-checked")
 def test_evidence_is_checked_against_its_digest(records: Records) -> None:
     artifact = report(records)
-    records.check(artifact)
-    assert records.read(artifact) == b"# Done\n"
+    records.artifacts.check(artifact)
+    assert records.artifacts.read(artifact) == b"# Done\n"
     records.store.put(f"artifacts/{TASK}/1/report.md", b"# Forged\n")
-    for look in (records.check, records.read):
+    for look in (records.artifacts.check, records.artifacts.read):
         with pytest.raises(EvidenceError, match="was altered"):
             look(artifact)
     records.store.delete(f"artifacts/{TASK}/1/report.md")
     with pytest.raises(EvidenceError, match="is missing"):
-        records.read(artifact)
+        records.artifacts.read(artifact)
     with pytest.raises(EvidenceError, match="another store"):
-        records.read(artifact.model_copy(update={"ref": "s3://elsewhere/report.md"}))
+        records.artifacts.read(artifact.model_copy(update={"ref": "s3://elsewhere/report.md"}))

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from agentq.claim import Settle
 from agentq.commit import commit
 from agentq.coordinator import Coordinator
 from agentq.errors import AgentqError, EvidenceError, StoreUnavailable
@@ -17,6 +16,7 @@ from agentq.records import Records
 from agentq.retention import Retention
 from agentq.settle import settle_in_store
 from agentq.transfer import Transfer
+from agentq.verdict import Settle
 from tests.desk import Desk
 from tests.samples import claim, claims_for, completion, end, report, request
 from tests.simulation import Actor, MemoryStore, Stage, Turn, _must_be_mutable
@@ -201,7 +201,7 @@ def test_a_task_that_is_registered_after_all_loses_nothing(desk: Desk) -> None:
 
 def test_what_is_being_copied_here_is_not_taken_for_abandoned(desk: Desk) -> None:
     arriving = "task-20260101-000000-0123abcd"
-    desk.records.arrives(arriving)
+    desk.records.marks.arrives(arriving)
     desk.store.put(f"tasks/{arriving}.md", b"")
     gc(desk)
     gc(desk)
@@ -351,6 +351,6 @@ def test_two_collectors_do_not_disturb_each_other() -> None:
 def test_what_a_late_owner_leaves_goes_with_the_next(desk: Desk) -> None:
     task_id = ended(desk)
     gc(desk)
-    desk.records.add_evidence(f"artifacts/{task_id}/1/", "late", b"late", suffix=".md", made_by="agent")
+    desk.records.artifacts.add(f"artifacts/{task_id}/1/", "late", b"late", suffix=".md", made_by="agent")
     assert gc(desk)["tasks"] == [task_id]
     assert list(desk.store.keys("artifacts/")) == []

@@ -113,7 +113,7 @@ def test_settling_files_the_report_and_the_notice_and_closes(records: Records) -
         assert records.store.get(f"results/{TASK}.md") == b"# Done\n"
         assert list(records.inbox("coordinator")) == [TASK]
         assert records.store.get(INBOX) == manifest.to_json()
-        assert (records.is_open(TASK), records.is_unpublished(TASK)) == (False, False)
+        assert (records.marks.is_open(TASK), records.marks.is_unpublished(TASK)) == (False, False)
 
 
 def test_nobody_is_told_who_did_not_ask(records: Records) -> None:
@@ -125,7 +125,7 @@ def test_nobody_is_told_who_did_not_ask(records: Records) -> None:
 def test_a_task_that_was_given_up_stays_open_until_it_is_dead_lettered(records: Records) -> None:
     registered(records)
     settle_in_store(records, done(records, status="failed", given_up=True))
-    assert records.is_open(TASK)
+    assert records.marks.is_open(TASK)
     assert list(records.inbox("coordinator")) == [TASK]
 
 
@@ -146,7 +146,7 @@ def test_a_report_that_was_altered_does_not_hold_up_the_notice(records: Records)
     settle_in_store(records, manifest)
     assert records.store.get(f"results/{TASK}.md") is None
     assert list(records.inbox("coordinator")) == [TASK]
-    assert not records.is_open(TASK)
+    assert not records.marks.is_open(TASK)
 
 
 async def test_settling_tells_the_engine(records: Records) -> None:
@@ -154,14 +154,14 @@ async def test_settling_tells_the_engine(records: Records) -> None:
     engine = Notices()
     await settle(records, engine, done(records))  # type: ignore[arg-type]
     assert (engine.notices, engine.dead) == ([(TASK, "results")], [])
-    assert not records.is_open(TASK)
+    assert not records.marks.is_open(TASK)
 
 
 async def test_a_notice_that_is_lost_holds_up_nothing(records: Records) -> None:
     registered(records)
     await settle(records, Notices(away=True), done(records))  # type: ignore[arg-type]
     assert list(records.inbox("coordinator")) == [TASK]
-    assert not records.is_open(TASK)
+    assert not records.marks.is_open(TASK)
 
 
 async def test_a_dead_letter_that_is_lost_leaves_the_task_open(records: Records) -> None:
@@ -169,8 +169,8 @@ async def test_a_dead_letter_that_is_lost_leaves_the_task_open(records: Records)
     manifest = done(records, status="failed", given_up=True, reason="tried twice")
     with pytest.raises(EngineUnavailable):
         await settle(records, Notices(away=True), manifest)  # type: ignore[arg-type]
-    assert records.is_open(TASK)
+    assert records.marks.is_open(TASK)
     engine = Notices()
     await settle(records, engine, manifest)  # type: ignore[arg-type]
     assert engine.dead == [(TASK, "tried twice")]
-    assert not records.is_open(TASK)
+    assert not records.marks.is_open(TASK)

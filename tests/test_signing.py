@@ -10,9 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentq.claim import Claims, Refuse, Settle, Start, Terms, Verdict
+from agentq.claim import Claims, Terms
 from agentq.commit import commit, completion_of, seal_as
-from agentq.config import SignaturesSection
 from agentq.coordinator import Coordinator
 from agentq.errors import Invalid, StoreUnavailable
 from agentq.gates import look_at_gates
@@ -21,9 +20,11 @@ from agentq.hands import Hands
 from agentq.keyring import Keyring
 from agentq.messages import Completion, Doubted, Envelope, sha256_hex
 from agentq.papers import Approval, Seal
+from agentq.profile import SignaturesSection
 from agentq.records import Records
 from agentq.signing import Kind, Signer, Unproven, content, proven, to_be_signed
 from agentq.trust import Answers, Senders
+from agentq.verdict import Refuse, Settle, Start, Verdict
 from tests.samples import AGENT, NOW, OWNER, TASK, completion, request
 from tests.simulation import MemoryStore
 

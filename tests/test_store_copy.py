@@ -192,7 +192,7 @@ def test_what_it_needs_comes_with_it(desk: Desk, other: Records) -> None:
     verdict = other.papers(task_id)
     assert verdict
     assert verdict.is_open
-    assert list(other.waiting_for(needed)) == [task_id]
+    assert list(other.marks.waiting_for(needed)) == [task_id]
 
 
 def test_attempts_count_on_and_a_move_does_not(desk: Desk, other: Records) -> None:
@@ -249,8 +249,9 @@ def test_why_tells_what_it_cannot_know_of_a_task_that_nobody_picks_up() -> None:
 @pytest.mark.promise("wrong-store")
 @pytest.mark.parametrize("made_by", ["agentq", "foreign"])
 def test_a_message_of_another_store_is_parked_with_its_guard_and_registers_nothing(made_by: str) -> None:
-    from agentq.claim import WRONG_STORE_DELAY, Park
+    from agentq.claim import WRONG_STORE_DELAY
     from agentq.engine import Guard
+    from agentq.verdict import Park
 
     store = MemoryStore()
     message = request(store="file:///elsewhere", request_sha256="0" * 64 if made_by == "agentq" else None)
@@ -270,7 +271,7 @@ def test_a_ref_of_nowhere_is_no_key_of_this_store(desk: Desk, other: Records) ->
     for ref in (f"file:///elsewhere/artifacts/{task_id}/1/report.md", f"{desk.store.url}x/artifacts/{task_id}/1/r.md"):
         forged = manifest.artifacts[0].model_copy(update={"ref": ref})
         with pytest.raises(EvidenceError, match="another store"):
-            other.read(forged)
+            other.artifacts.read(forged)
 
 
 # ---------------------------------------------------------------------- files and S3
@@ -284,7 +285,7 @@ def test_between_files_and_s3_with_parts_and_back(desk: Desk, moto: ObjectServer
     ended, waiting = desk.task(), desk.task()
     manifest = desk.finish(ended, evidence={"patch": large})
     copy(desk, bucket, ended, waiting)
-    assert bucket.read(manifest.artifacts[1]) == large
+    assert bucket.artifacts.read(manifest.artifacts[1]) == large
     assert desk.ok("result", ended, "--store", bucket.store.url).startswith(f"{ended} completed")
     assert desk.json("status", waiting)["moved_to"] == bucket.store.url
     assert desk.json("status", waiting, "--store", bucket.store.url)["waits_for"] == "queued"
@@ -292,7 +293,7 @@ def test_between_files_and_s3_with_parts_and_back(desk: Desk, moto: ObjectServer
     assert desk.json("status", waiting)["waits_for"] == "queued"
     fetched = Records(FileStore(desk.folder / "third"))
     desk.ok("store", "copy", "--from", bucket.store.url, "--to", fetched.store.url, ended)
-    assert fetched.read(manifest.artifacts[1]) == large
+    assert fetched.artifacts.read(manifest.artifacts[1]) == large
     desk.ok("inbox", "--ack", "--store", bucket.store.url)
     gathered = desk.json("store", "gc", "--older-than", "0", "--store", bucket.store.url)
     assert (gathered["tasks"], gathered["bytes"]) == ([ended], len(large) + 10)

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from agentq.cli.worker import _Lines
-from agentq.config import Profile
 from agentq.errors import Invalid
 from agentq.evidence import FAULTS_TOLD, Evidence
 from agentq.handover import Handover, Piece
 from agentq.harmless import one_line, quoted, visible, visible_json
 from agentq.lifecycle import Need, Papers
 from agentq.messages import Artifact, Completion
+from agentq.profile import Profile
 from agentq.prompt import render
 from agentq.runner import Job
 from agentq.runners.command import CommandRunner

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from agentq.artifacts import evidence_prefix
 from agentq.groups import conclude
 from agentq.keyring import Keyring
 from agentq.messages import utc_now
 from agentq.papers import Collected
-from agentq.records import Records, evidence_prefix
+from agentq.records import Records
 from agentq.signing import Signer
 from tests.desk import IMPLEMENT, Desk, Done
 from tests.test_imports import imported
@@ -234,7 +235,7 @@ def another_artifact_and_manifest(desk: Desk, task_id: str) -> None:
     another_artifact(desk, task_id)
     manifest = json.loads((desk.shared / f"results/{task_id}.json").read_bytes())
     store = Records(desk.store)
-    piece = store.add_evidence(evidence_prefix(task_id, 1), "patch", b"+666\n", suffix=".md", made_by="daemon")
+    piece = store.artifacts.add(evidence_prefix(task_id, 1), "patch", b"+666\n", suffix=".md", made_by="daemon")
     others = [one for one in manifest["artifacts"] if one["name"] != "patch"]
     rewrite(desk, f"results/{task_id}.json", artifacts=[*others, piece.model_dump(mode="json")])
 

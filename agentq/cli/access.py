@@ -121,7 +121,9 @@ def _access(
     from agentq.app import App
 
     app = App.load(broker=broker)
-    return Access(app.settings, dict.fromkeys((*app.agents, *(agents or ()))), coordinators or (), observers or ())
+    return Access(
+        app.settings, dict.fromkeys((*app.agents.names, *(agents or ()))), coordinators or (), observers or ()
+    )
 
 
 def _check_one(passwords: Path | None, generate: Path | None) -> None:

@@ -51,7 +51,7 @@ def claim(
     if held_for < SHORTEST_LEASE:
         raise Invalid(f"--lease {lease!r} is too short", hint=f"At least {SHORTEST_LEASE:g} s.")
     app = App.load(broker=broker, store=store)
-    taken = asyncio.run(app.pull(agent, patience, held_for))
+    taken = asyncio.run(app.puller.claim(agent, patience, held_for))
     if taken is None:
         say(f"nothing to do for {agent}")
         raise typer.Exit(ExitCode.NOTHING_YET)

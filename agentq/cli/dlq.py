@@ -53,7 +53,7 @@ class Letters:
         """Those named that both filters mean; raises Invalid when nothing says which, NotFound for an unknown id."""
         if not (ids or everything or self.within != Filter() or only != Filter()):
             raise Invalid("no dead letter is named", hint="Name some, give a filter, or --all. See: agentq dlq")
-        letters = asyncio.run(self.app.dead_letters())
+        letters = asyncio.run(self.app.dead_letters.all())
         unknown = [i for i in ids or () if not any(i in (letter.id, letter.task_id) for letter in letters)]
         if unknown:
             raise NotFound(f"there is no dead letter {', '.join(unknown)}", hint="See: agentq dlq")
@@ -128,7 +128,7 @@ def retry(
     if json:
         echo_json([_outcome(letter, done) for letter, done in outcomes])
     if retried := [letter.id for letter, done in outcomes if isinstance(done, str)]:
-        asyncio.run(ctx.obj.app.remove_dead_letters(retried))
+        asyncio.run(ctx.obj.app.dead_letters.remove(retried))
     if failed := [done for _, done in outcomes if isinstance(done, AgentqError)]:
         raise max(failed, key=lambda error: error.exit_code)
 
@@ -149,7 +149,7 @@ def purge(
     letters = ctx.obj.pick(ids, _filter(agent, reason, older_than), everything=everything)
     ids = [letter.id for letter in letters]
     sure = not dry_run and (yes or _confirm(len(ids)))
-    removed = asyncio.run(ctx.obj.app.remove_dead_letters(ids)) if sure else 0
+    removed = asyncio.run(ctx.obj.app.dead_letters.remove(ids)) if sure else 0
     if json:
         echo_json({"removed": removed, "ids": ids})
     elif dry_run:
@@ -207,7 +207,7 @@ def _story(app: "App", letter: "DeadLetter") -> dict[str, Any]:
 
     error = None
     try:
-        if papers := app.papers_of(letter):
+        if papers := app.dead_letters.papers_of(letter):
             return {
                 "state": derive(papers, utc_now()).state,
                 "attempts_counted": papers.counted,
@@ -222,7 +222,7 @@ def _story(app: "App", letter: "DeadLetter") -> dict[str, Any]:
 
 def _evidence(app: "App", papers: "Papers") -> list[str]:
     """The refs of what the last attempt that ran left behind, or the place where it would lie."""
-    from agentq.records import evidence_prefix
+    from agentq.artifacts import evidence_prefix
 
     ran = [attempt for attempt in papers.attempts if attempt.paper.kind == "claim"]
     if not ran:
@@ -237,7 +237,7 @@ def _evidence(app: "App", papers: "Papers") -> list[str]:
 def _retry(app: "App", letter: "DeadLetter") -> str | AgentqError:
     """The id of the task that it became, or why it cannot be retried."""
     try:
-        return asyncio.run(app.retry_dead_letter(letter)).task_id
+        return asyncio.run(app.dead_letters.retry(letter)).task_id
     except AgentqError as error:
         return error
 

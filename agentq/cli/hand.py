@@ -46,10 +46,10 @@ def end(
         return
     app = App.load(broker=broker, store=store)
     app.watch = watched
-    holder = None if take_over else app.holder(task_id, hand.by, proof=_proof(task_id))
+    holder = None if take_over else app.puller.holder(task_id, hand.by, proof=_proof(task_id))
     if holder:
         manifest = holder.finish(hand, pieces)
-        app.let_go(task_id)
+        app.puller.let_go(task_id)
     else:
         if len(pieces) > (hand.report is not None):
             raise Invalid(
@@ -68,7 +68,7 @@ def end(
 
 def holder_of(app: "App", task_id: str) -> "Holder":
     """Who acts for a claim, by the environment or on this host; raises Conflict when there is none."""
-    holder = app.holder(task_id, proof=_proof(task_id))
+    holder = app.puller.holder(task_id, proof=_proof(task_id))
     if holder is None:
         status = app.coordinator.status(task_id)  # an unknown task is told as such
         raise Conflict(

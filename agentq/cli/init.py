@@ -11,8 +11,8 @@ from agentq.errors import Conflict, Invalid
 
 if TYPE_CHECKING:
     from agentq.app import App
-    from agentq.config import Section
     from agentq.engine import Declared
+    from agentq.tomlfile import Section
 
 app = command()
 
@@ -70,7 +70,7 @@ def _plain(app: "App", declared: "Declared", notes: list[str], written: Path | N
     return {
         "engine": list(app.passwordless_broker),
         "store": app.store.url,
-        "agents": list(app.agents),
+        "agents": list(app.agents.names),
         "created": list(declared.created),
         "found": list(declared.found),
         "notes": notes,
@@ -81,7 +81,7 @@ def _plain(app: "App", declared: "Declared", notes: list[str], written: Path | N
 def _print(app: "App", declared: "Declared", notes: list[str], written: Path | None) -> None:
     echo(f"engine  {', '.join(app.passwordless_broker)}")
     echo(f"store   {app.store.url}")
-    echo(f"agents  {', '.join(app.agents)}")
+    echo(f"agents  {', '.join(app.agents.names)}")
     echo(f"queues  {len(declared.created)} created, {len(declared.found)} already there")
     for note in notes:
         echo(f"note    {note}")

@@ -40,7 +40,7 @@ def submit(
         sys.stdin.buffer.read() if path == "-" else Path(path),
         allow_secrets=allow_secrets,
         coordinator=app.settings.coordinator,
-        check_target=app.check_target,
+        check_target=app.agents.check_target,
         plan_id=plan_id,
     )
     if check:

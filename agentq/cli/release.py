@@ -48,7 +48,7 @@ def release(
         return
     app = App.load(broker=broker, store=store)
     manifest = holder_of(app, task_id).release(hand)
-    app.let_go(task_id)
+    app.puller.let_go(task_id)
     hand_over(app)
     if json:
         echo_json(app.coordinator.status(task_id))

@@ -21,7 +21,7 @@ def renew(task_id: TaskId, json: AsJson = False, store: Store = None) -> None:
     app = App.load(store=store)
     found = holder_of(app, task_id).renew()
     if isinstance(found, Completion):
-        app.let_go(task_id)
+        app.puller.let_go(task_id)
         hand_over(app)
         state: str = found.status
         until, said = None, f"{found.reason}; stop working on it"

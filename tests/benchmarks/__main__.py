@@ -154,7 +154,7 @@ def _overhead(name: str, stage: Stage, pid: int) -> None:
 
 async def _one_by_one(app: App) -> tuple[list[float], list[float]]:
     starts, wholes = [], []
-    await _until(lambda: not list(app.records.unsettled()))
+    await _until(lambda: not list(app.records.marks.unsettled()))
     async with app.engine() as engine:
         for number in range(TASKS):
             envelope = Envelope(task_id=f"one-{number}", to="noop", type="noop", instructions="nothing")
@@ -163,7 +163,7 @@ async def _one_by_one(app: App) -> tuple[list[float], list[float]]:
             await engine.publish(registered.envelope)
             published = utc_now()
             app.coordinator.published(envelope.task_id)
-            await _until(lambda e=envelope: not app.records.is_open(e.task_id))
+            await _until(lambda e=envelope: not app.records.marks.is_open(e.task_id))
             wholes.append(time.perf_counter() - began)
             claim = app.records.attempts(envelope.task_id)[0].paper
             starts.append((claim.at - published).total_seconds())
@@ -177,7 +177,7 @@ async def _backlog(app: App) -> float:
             envelope = Envelope(task_id=f"many-{number}", to="noop", type="noop", instructions="nothing")
             await engine.publish(app.coordinator.register(envelope).envelope)
             app.coordinator.published(envelope.task_id)
-        await _until(lambda: not list(app.records.unsettled()))
+        await _until(lambda: not list(app.records.marks.unsettled()))
         return TASKS / (time.perf_counter() - began)
 
 
@@ -193,7 +193,7 @@ def _cancelling(name: str, stage: Stage) -> None:
         assert cancel is not None
         wholes.append((gone - asked).total_seconds() - GRACE)
         written.append((gone - cancel.at).total_seconds() - GRACE)
-        asyncio.run(_until(lambda task_id=task_id: not stage.app.records.is_open(task_id)))
+        asyncio.run(_until(lambda task_id=task_id: not stage.app.records.marks.is_open(task_id)))
         manifest = stage.app.records.manifest(task_id)
         assert manifest is not None
         assert manifest.stop_seconds is not None

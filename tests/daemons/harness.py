@@ -385,7 +385,7 @@ class Deployment:
     def ended(self, task_id: str) -> Completion:
         """Wait until the task has its one result and nothing of it is left to do."""
         until(
-            lambda: self.records.manifest(task_id) and not self.records.is_open(task_id),
+            lambda: self.records.manifest(task_id) and not self.records.marks.is_open(task_id),
             f"the end of {task_id}; its attempts: {self.keys(f'attempts/{task_id}/')}",
         )
         manifest = self.records.manifest(task_id)

@@ -34,7 +34,7 @@ import agentq.engines.rabbitmq
 import agentq.engines.sqlite
 import agentq.hands
 import agentq.plans
-import agentq.pull
+import agentq.puller
 import agentq.runners.command
 import agentq.stores.file
 import agentq.stores.s3

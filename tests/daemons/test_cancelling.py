@@ -9,12 +9,12 @@ from unittest import mock
 import pytest
 
 from agentq.attempt import AttemptRun, Bench
-from agentq.claim import Settle, Start
-from agentq.config import LimitsSection, Profile
 from agentq.messages import Completion, utc_now
 from agentq.papers import Cancel
+from agentq.profile import LimitsSection, Profile
 from agentq.records import Records
 from agentq.runner import Job, Ran
+from agentq.verdict import Settle, Start
 from tests.daemons.harness import Deployment, until
 from tests.samples import AGENT, TASK, claims_for, registered
 from tests.simulation import MemoryStore

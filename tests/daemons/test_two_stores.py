@@ -63,7 +63,7 @@ def test_a_task_is_moved_to_the_workers_store_and_its_result_brought_back(
     copy(deployment, task, deployment.records, other)
     assert deployment.status(task) == "pending moved"
     assert deployment.cli("cancel", task).returncode == 5
-    until(lambda: other.manifest(task) and not other.is_open(task), "its end where it went")
+    until(lambda: other.manifest(task) and not other.marks.is_open(task), "its end where it went")
     assert deployment.status(task) == "pending moved"
     copy(deployment, task, other, deployment.records)
     manifest = deployment.check(task, starts=[2], attempt=2)

@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from agentq.claim import Claims, Refuse, Terms
+from agentq.claim import Claims, Terms
 from agentq.cli.terms import one_line
 from agentq.commit import commit, completion_of
-from agentq.config import load_profile, load_settings
+from agentq.config import load_settings
 from agentq.coordinator import Coordinator
 from agentq.credentials import finds, masked
 from agentq.errors import AgentqError
@@ -21,11 +21,13 @@ from agentq.harmless import visible, visible_json
 from agentq.messages import Envelope
 from agentq.papers import Cancel, Lease, Release
 from agentq.plans import read_plan
+from agentq.profile import load_profile
 from agentq.proposal import PROPOSAL, read
 from agentq.records import Records
 from agentq.scratch import Scratch
 from agentq.settle import settle_in_store
 from agentq.stores.file import FileStore
+from agentq.verdict import Refuse
 from tests.samples import AGENT, OWNER, TASK, claim, end, lease, registered, report, request, seal
 from tests.simulation import MemoryStore
 

@@ -1,0 +1,155 @@
+"""Worker profiles: folders with `worker.toml` and `prompt.md`, each of which is a worker."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from agentq.config import Settings
+from agentq.errors import Invalid, NotFound
+from agentq.messages import Name
+from agentq.tomlfile import Positive, Section, place_of, text_of, validated, values_of
+
+PROFILE_NAME = "worker.toml"
+PASSED_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TERM", "TMPDIR", "USER", "SHELL", "TZ", "SSL_CERT_FILE")
+
+
+class RunnerSection(Section):
+    """Which agent is started, and how."""
+
+    kind: Literal["command"] = "command"
+    command: tuple[str, ...] = ()
+    prompt: Literal["stdin", "file"] = "stdin"
+    grace_seconds: Positive = 5.0
+
+
+class WorkspaceSection(Section):
+    """Where the agent works; a task's labels `repo` and `base` hold over these."""
+
+    kind: Literal["none", "git-worktree"] = "none"
+    repository: Path | None = None
+    base: str | None = None
+
+
+class EvidenceSection(Section):
+    """What an attempt must bring beside what the task asks for, and the command that proves it."""
+
+    artifacts: tuple[Name, ...] = ()
+    verify: tuple[str, ...] = ()
+    verify_seconds: Positive = 900.0
+
+
+class LimitsSection(Section):
+    """How long, how much and how many at once. Times are seconds; `attempt_bytes` bounds all that an attempt leaves."""
+
+    timeout_seconds: Positive = 7200.0
+    silence_seconds: Positive | None = None
+    output_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
+    artifact_bytes: Annotated[int, Field(gt=0)] = 1024**3
+    attempt_bytes: Annotated[int, Field(gt=0)] = 4 * 1024**3
+    parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    drain_seconds: Positive | None = None
+    lease_seconds: Positive = 20.0
+    renew_seconds: Positive = 5.0
+    sweep_seconds: Positive = 30.0
+    look_seconds: Positive = 0.5
+
+    @model_validator(mode="after")
+    def _renewed_in_time(self) -> Self:
+        if self.lease_seconds < 2 * self.renew_seconds:
+            raise ValueError("lease_seconds must be at least twice renew_seconds")
+        return self
+
+
+class RetrySection(Section):
+    """How often a task is tried, and how long it waits between attempts."""
+
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] = 3
+    delay_seconds: Annotated[float, Field(ge=0)] = 10.0
+    factor: Annotated[float, Field(ge=1)] = 3.0
+    longest_seconds: Positive = 600.0
+    jitter: Annotated[float, Field(ge=0, le=1)] = 0.2
+
+
+class EnvironmentSection(Section):
+    """What of the daemon's environment reaches the agent, beside `AGENTQ_*` of its attempt."""
+
+    let_through: tuple[str, ...] = ()
+    set: dict[str, str] = Field(default_factory=dict)
+
+
+class SignaturesSection(Section):
+    """Whose tasks are run: with `required` only signed ones, of the keys' names in `from` for the types named there."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    required: bool = False
+    from_: dict[Name, tuple[Name | Literal["*"], ...]] = Field(default_factory=dict, alias="from")
+
+    @model_validator(mode="after")
+    def _says_both(self) -> Self:
+        if self.from_ and not self.required:
+            raise ValueError("`from` says whose tasks are run, but not that only those are: add required = true")
+        if self.required and not any(self.from_.values()):
+            raise ValueError('signatures are required, but of nobody: add a line such as from.coordinator = ["*"]')
+        return self
+
+
+class Profile(Section):
+    """A worker: a folder with `worker.toml` and `prompt.md`."""
+
+    agent: Name
+    types: tuple[Name, ...] = ()
+    irreversible: tuple[Name, ...] = ()
+    runner: RunnerSection = RunnerSection()
+    workspace: WorkspaceSection = WorkspaceSection()
+    evidence: EvidenceSection = EvidenceSection()
+    limits: LimitsSection = LimitsSection()
+    retry: RetrySection = RetrySection()
+    environment: EnvironmentSection = EnvironmentSection()
+    signatures: SignaturesSection = SignaturesSection()
+    folder: Path
+    prompt: str
+
+
+def profiles(settings: Settings, cwd: Path | None = None) -> dict[str, Profile]:
+    """All worker profiles by agent, the nearest folder first: current folder, settings, built-in."""
+    found: dict[str, Profile] = {}
+    for folder in _profile_folders(settings, cwd or Path.cwd()):
+        profile = load_profile(folder)
+        found.setdefault(profile.agent, profile)
+    return found
+
+
+def find_profile(name: str, settings: Settings, cwd: Path | None = None) -> Profile:
+    """The profile of an agent; raises NotFound with those that exist."""
+    found = profiles(settings, cwd)
+    if name not in found:
+        raise NotFound(
+            f"there is no worker profile for {name}",
+            hint=f"Known: {', '.join(sorted(found))}. A profile is workers/<name>/ with {PROFILE_NAME} and prompt.md.",
+        )
+    return found[name]
+
+
+def load_profile(folder: Path) -> Profile:
+    """Read a worker's folder; raises Invalid with the file, line and key that cannot be used."""
+    path = folder / PROFILE_NAME
+    text, prompt = text_of(path), folder / "prompt.md"
+    values = values_of(text, path) | {"folder": folder, "prompt": text_of(prompt) if prompt.is_file() else ""}
+    return validated(Profile, values, lambda keys: place_of(path, text, keys))
+
+
+def _profile_folders(settings: Settings, cwd: Path) -> Iterator[Path]:
+    if settings.workers and not settings.workers.is_dir():
+        raise Invalid(f"workers is {settings.workers}, which is no folder", hint="Correct or remove that setting.")
+    for root in dict.fromkeys((cwd / "workers", settings.workers, _built_in())):
+        if root and root.is_dir():
+            yield from sorted(path.parent for path in root.glob(f"*/{PROFILE_NAME}"))
+
+
+def _built_in() -> Path:
+    """The profiles that come with agentq: in the installed package, or beside it in a checkout."""
+    here = Path(__file__).parent
+    return packaged if (packaged := here / "profiles").is_dir() else here.parent / "workers"
