@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import boto3.session
 import botocore.session
 import urllib3
 from botocore.config import Config
@@ -105,17 +106,18 @@ def _connect(section: S3Section) -> Any:
         raise Invalid(f"there is no CA certificate {section.ca_file}", hint="Correct `ca_file` under [s3].")
     if not section.verify:  # who says so need not be told at every request
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-    session = botocore.session.Session(profile=section.profile)
-    session.register_component("data_loader", _DESCRIPTIONS)
+    found = botocore.session.Session(profile=section.profile)
+    found.register_component("data_loader", _DESCRIPTIONS)
+    session = boto3.session.Session(botocore_session=found)
     client = _client(session, section, {})
     if not _is_amazon(client.meta.endpoint_url):
-        client = _client(session, section, _plain(session, section, client.meta.region_name))
+        client = _client(session, section, _plain(found, section, client.meta.region_name))
         client.meta.events.register("before-call.s3", _stay_here)
     client.meta.events.unregister("before-call.s3", add_expect_header)  # it costs a round trip for each put
     return client
 
 
-def _client(session: botocore.session.Session, section: S3Section, more: Mapping[str, Any]) -> Any:
+def _client(session: boto3.session.Session, section: S3Section, more: Mapping[str, Any]) -> Any:
     verify = str(section.ca_file) if section.ca_file else None
     config = {
         "region_name": section.region or os.environ.get("AWS_REGION"),
@@ -127,7 +129,7 @@ def _client(session: botocore.session.Session, section: S3Section, more: Mapping
         "s3": {"addressing_style": section.addressing or "auto"},
     }
     try:
-        client = session.create_client(
+        client = session.client(
             "s3",
             endpoint_url=section.endpoint,
             verify=verify if section.verify else False,
