@@ -1,5 +1,6 @@
 # Two commands: `make demo` and `make test`. `make test-all` is what comes on top: the daemons and the CLI on the oldest
-# RabbitMQ of this machine. Everything lives in .venv; what the machine lacks comes by its own packages.
+# RabbitMQ of this machine, and a short search for breaking input. Everything lives in .venv; what the machine lacks comes
+# by its own packages.
 BIN := .venv/bin
 
 .PHONY: demo test test-all bench fuzz check clean

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -414,6 +415,18 @@ def test_a_wait_is_interrupted(desk: Desk) -> None:
         until(lambda: desk.records.manifest(overdue), "the wait to end it")
         waiting.send_signal(signal.SIGINT)
         assert (waiting.wait(60), waiting.communicate()) == (130, (b"", b""))
+
+
+def test_an_interrupt_that_a_library_takes_for_its_own_error_is_still_one(desk: Desk) -> None:
+    def interrupted(**_: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except SystemExit as error:
+            raise ValueError("a validator broke") from error
+
+    with mock.patch("agentq.app.App.load", interrupted):
+        done = desk.run("inbox")
+    assert (done.code, done.out, done.err) == (130, "", "")
 
 
 def test_a_submit_that_waits_is_interrupted_and_its_task_stays(desk: Desk) -> None:

@@ -144,7 +144,7 @@ def test_a_dry_run_lists_and_writes_nothing(desk: Desk) -> None:
     task_id = ended(desk)
     before = desk.files()
     said = desk.ok("store", "gc", "--older-than", "0", "--dry-run").splitlines()
-    assert said == [f"{task_id}  would be collected", "1 tasks would be collected, 10 B of evidence would be freed"]
+    assert said == [f"{task_id}  would be collected", "1 task would be collected, 10 B of evidence would be freed"]
     assert desk.files() == before
 
 

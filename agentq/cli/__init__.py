@@ -1,5 +1,6 @@
 """The command line: parse, call the app, print. Every command is a module of its own, imported when it is called."""
 
+import functools
 import io
 import os
 import signal
@@ -84,7 +85,8 @@ def agentq(
 def main() -> None:
     """The entry point: runs the command and turns what went wrong into words and an exit code."""
     os.umask(0o077)  # until the settings are read
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(ExitCode.INTERRUPTED))
+    interrupts: list[int] = []
+    signal.signal(signal.SIGINT, functools.partial(_interrupt, interrupts))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for them costs more than most commands
@@ -95,11 +97,13 @@ def main() -> None:
             if sys.stdout:
                 sys.stdout.flush()
     except AgentqError as error:
+        _end_interrupted(interrupts)
         _fail(f"agentq: {error}", error.hint, error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.BUG)
     except Exception as error:
+        _end_interrupted(interrupts)
         if os.environ.get("AGENTQ_DEBUG"):
             raise
         _fail(
@@ -107,6 +111,17 @@ def main() -> None:
             "Run it again with AGENTQ_DEBUG=1 and report what it prints.",
             ExitCode.BUG,
         )
+
+
+def _interrupt(interrupts: list[int], number: int, _: object) -> None:
+    interrupts.append(number)
+    sys.exit(ExitCode.INTERRUPTED)
+
+
+def _end_interrupted(interrupts: list[int]) -> None:
+    """End as interrupted when that was the cause: libraries in compiled code make errors of their own of it."""
+    if interrupts:
+        sys.exit(ExitCode.INTERRUPTED)
 
 
 def _fail(what: str, hint: str, code: ExitCode) -> None:

@@ -111,7 +111,8 @@ def gc(
 
 def _lines(gathered: "Gathered", *, dry_run: bool) -> Iterator[str]:
     would = "would be " if dry_run else ""
-    yield f"{len(gathered.tasks)} tasks {would}collected, {size(gathered.bytes)} of evidence {would}freed"
+    tasks = "1 task" if len(gathered.tasks) == 1 else f"{len(gathered.tasks)} tasks"
+    yield f"{tasks} {would}collected, {size(gathered.bytes)} of evidence {would}freed"
     if gathered.unowned:
         yield f"{gathered.unowned} marks of no task {would}removed"
     if gathered.temporaries:
