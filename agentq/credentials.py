@@ -130,12 +130,12 @@ def _positions(data: bytes, text: bytes) -> Iterator[int]:
 
 # ---------------------------------------------------------------------- what counts
 
-_FILLER = re.compile(
-    rb"(?i)your|placeholder|change[_-]?me|redacted|dummy|sample|insert|(?-i:xxxx|XXXX)|0{8}|\*\*|\.\.\.|<|>|\$[({]|\{\{|\xe2\x80\xa6"
+_STOPGAP = (
+    rb"your|placeholder|change[_-]?me|redacted|dummy|sample|insert|(?-i:xxxx|XXXX)"
+    rb"|\*\*|\.\.\.|<|>|\$[({]|\{\{|\xe2\x80\xa6"
 )
-_STAND_IN = re.compile(
-    rb"(?i)example|your|placeholder|change[_-]?me|redacted|dummy|sample|insert|(?-i:xxxx|XXXX)|\*\*|\.\.\.|<|>|\$[({]|\{\{|\xe2\x80\xa6"
-)
+_FILLER = re.compile(rb"(?i)0{8}|" + _STOPGAP)
+_STAND_IN = re.compile(rb"(?i)example|" + _STOPGAP)
 _WORD = re.compile(rb"[a-z]+[0-9]{0,3}|[A-Z][a-z]*|[A-Z]+[0-9]{0,3}|[0-9]+")
 _SEPARATOR = re.compile(rb"[-_./+:, ]")
 _CODE = re.compile(rb"[$%@~/.&!(\[{\\|]|[A-Za-z_][\w.]*[(\[]|sha[0-9]+[:-]")

@@ -16,7 +16,7 @@ from agentq.errors import EvidenceError, StoreUnavailable
 from agentq.messages import Completion, Message, utc_now
 from agentq.papers import Collected
 from agentq.records import COLLECTED, Records
-from agentq.store import Store
+from agentq.store import Store, names_in
 
 MARKS = ("open", "outbox")
 GENERATED = re.compile(r"task-\d{8}-\d{6}-[0-9a-f]{8}")
@@ -223,7 +223,7 @@ def _marks(store: Store) -> Iterator[tuple[str, str]]:
 
 
 def _names(store: Store, prefix: str, suffix: str = "") -> Iterator[str]:
-    return (_last(key).removesuffix(suffix) for key in store.keys(prefix) if key.endswith(suffix))
+    return (name.removesuffix(suffix) for name in names_in(store.keys(prefix)) if name.endswith(suffix))
 
 
 def _last(key: str) -> str:

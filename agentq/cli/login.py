@@ -19,17 +19,14 @@ def passwordless(url: str | None) -> str | None:
     if not passwords:
         return url
     shown = ",".join(map(_without, urls))
-    ours = [shown if word == url else f"--broker={shown}" if word == f"--broker={url}" else word for word in _line()]
-    if len(passwords) > 1 or ours == _line():
+    instead = {url: shown, f"--broker={url}": f"--broker={shown}"}
+    line = [instead.get(word, word) for word in sys.orig_argv]
+    if len(passwords) > 1 or line == sys.orig_argv:
         raise Invalid(
             "--broker holds a password, and every user of this machine can read it in the process list",
             hint=f"Set AGENTQ_BROKER instead, or {VARIABLE} beside it.",
         )
-    os.execve(sys.executable, ours, {VARIABLE: passwords.pop(), **os.environ})
-
-
-def _line() -> list[str]:
-    return sys.orig_argv
+    os.execve(sys.executable, line, {VARIABLE: passwords.pop(), **os.environ})
 
 
 def _password(url: str) -> str | None:
