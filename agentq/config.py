@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 
 from agentq.errors import Invalid
-from agentq.messages import Name
-from agentq.tomlfile import Positive, Section, place_of, text_of, validated, values_of
+from agentq.messages import Name, Seconds
+from agentq.tomlfile import Section, place_of, text_of, validated, values_of
 
 FILE_NAME = "agentq.toml"
 FROM_ENVIRONMENT = ("broker", "store", "namespace", "coordinator", "workers", "data", "keys")
@@ -26,7 +26,7 @@ class RabbitMQSection(Section):
     password: SecretStr | None = None
     vhost: str | None = None
     heartbeat: Annotated[int, Field(ge=0, le=3600)] = 30
-    timeout: Positive = 10.0
+    timeout: Seconds = 10.0
     ca_file: Path | None = None
     cert_file: Path | None = None
     key_file: Path | None = None
@@ -42,8 +42,8 @@ class S3Section(Section):
     addressing: Literal["path", "virtual"] | None = None
     ca_file: Path | None = None
     verify: bool = True
-    timeout: Positive = 10.0
-    retry_seconds: Positive = 10.0
+    timeout: Seconds = 10.0
+    retry_seconds: Seconds = 10.0
 
 
 class Settings(Section):

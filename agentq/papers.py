@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, TypeAdapter
 
-from agentq.messages import Artifact, Completion, Message, Signature, Stopped, TaskId
+from agentq.messages import Artifact, Completion, Message, Seconds, Signature, Stopped, TaskId
 
 
 def new_token() -> str:
@@ -31,7 +31,7 @@ class Claim(Message):
     worker: str
     owner: Owner
     at: AwareDatetime
-    lease_seconds: float
+    lease_seconds: Seconds
 
 
 class Seal(Message):

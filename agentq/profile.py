@@ -8,8 +8,8 @@ from pydantic import ConfigDict, Field, model_validator
 
 from agentq.config import Settings
 from agentq.errors import Invalid, NotFound
-from agentq.messages import Name
-from agentq.tomlfile import Positive, Section, place_of, text_of, validated, values_of
+from agentq.messages import Name, Seconds
+from agentq.tomlfile import Section, place_of, text_of, validated, values_of
 
 PROFILE_NAME = "worker.toml"
 PASSED_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TERM", "TMPDIR", "USER", "SHELL", "TZ", "SSL_CERT_FILE")
@@ -21,7 +21,7 @@ class RunnerSection(Section):
     kind: Literal["command"] = "command"
     command: tuple[str, ...] = ()
     prompt: Literal["stdin", "file"] = "stdin"
-    grace_seconds: Positive = 5.0
+    grace_seconds: Seconds = 5.0
 
 
 class WorkspaceSection(Section):
@@ -37,23 +37,23 @@ class EvidenceSection(Section):
 
     artifacts: tuple[Name, ...] = ()
     verify: tuple[str, ...] = ()
-    verify_seconds: Positive = 900.0
+    verify_seconds: Seconds = 900.0
 
 
 class LimitsSection(Section):
     """How long, how much and how many at once. Times are seconds; `attempt_bytes` bounds all that an attempt leaves."""
 
-    timeout_seconds: Positive = 7200.0
-    silence_seconds: Positive | None = None
+    timeout_seconds: Seconds = 7200.0
+    silence_seconds: Seconds | None = None
     output_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
     artifact_bytes: Annotated[int, Field(gt=0)] = 1024**3
     attempt_bytes: Annotated[int, Field(gt=0)] = 4 * 1024**3
     parallel: Annotated[int, Field(ge=1, le=64)] = 1
-    drain_seconds: Positive | None = None
-    lease_seconds: Positive = 20.0
-    renew_seconds: Positive = 5.0
-    sweep_seconds: Positive = 30.0
-    look_seconds: Positive = 0.5
+    drain_seconds: Seconds | None = None
+    lease_seconds: Seconds = 20.0
+    renew_seconds: Seconds = 5.0
+    sweep_seconds: Seconds = 30.0
+    look_seconds: Seconds = 0.5
 
     @model_validator(mode="after")
     def _renewed_in_time(self) -> Self:
@@ -66,9 +66,9 @@ class RetrySection(Section):
     """How often a task is tried, and how long it waits between attempts."""
 
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 3
-    delay_seconds: Annotated[float, Field(ge=0)] = 10.0
-    factor: Annotated[float, Field(ge=1)] = 3.0
-    longest_seconds: Positive = 600.0
+    delay_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
+    factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 3.0
+    longest_seconds: Seconds = 600.0
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.2
 
 

@@ -212,6 +212,9 @@ class Records:
             raise StoreUnavailable(f"{base}.json was listed and is gone", hint="Read again.")
         with _damage(f"{base}.json"):
             numbered = NUMBERED.validate_json(paper)
+        _must_be_attempt(number, f"{base}.json", numbered.attempt)
+        if isinstance(numbered, Seal):  # who met another task's would commit that one, and never end this one
+            _must_be_of(task_id, f"{base}.json", numbered.completion.task_id)
         return Attempt(
             paper=numbered,
             end=self.ended(task_id, number) if not last or f"{base}.end.json" in keys else None,
@@ -240,7 +243,11 @@ class Records:
 
     def ended(self, task_id: str, number: int) -> End | None:
         """How that attempt ended without a result, None when nobody said so."""
-        return self._read(f"attempts/{task_id}/{number}.end.json", End)
+        key = f"attempts/{task_id}/{number}.end.json"
+        end = self._read(key, End)
+        if end:
+            _must_be_attempt(number, key, end.attempt)
+        return end
 
     # ------------------------------------------------------------------ controls
 
@@ -348,6 +355,14 @@ def _must_be_of(task_id: str, key: str, found: str) -> None:
     """Refuse a paper that was put under another task's name."""
     if found != task_id:
         raise EvidenceError(f"the paper {key} is {found}'s, not its task's", hint="Restore it from a backup.")
+
+
+def _must_be_attempt(number: int, key: str, found: int) -> None:
+    """Refuse a paper that was put under another attempt's number."""
+    if found != number:
+        raise EvidenceError(
+            f"the paper {key} is attempt {found}'s, not its attempt's", hint="Restore it from a backup."
+        )
 
 
 def approval_digest(envelope: str | None, context: str | None, results: dict[str, str | None]) -> str:

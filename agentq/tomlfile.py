@@ -3,13 +3,11 @@
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentq.errors import Invalid
-
-Positive = Annotated[float, Field(gt=0)]
 
 _HEADER = re.compile(r"\[+\s*([^\]]+?)\s*\]")
 _WORDS = {"extra_forbidden": "there is no such key", "missing": "this key must be set"}

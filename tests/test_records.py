@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from agentq.errors import EvidenceError, StoreUnavailable
+from agentq.messages import Message
 from agentq.records import Records
 from agentq.stores.file import FileStore
 from tests.samples import TASK, claim, completion, end, failing, lease, registered, report, request, seal
@@ -168,6 +169,25 @@ def test_a_damaged_paper_is_named(records: Records, key: str, damage: bytes) -> 
         records.take(TASK, claim())
     records.store.put_new(key, damage)
     with pytest.raises(EvidenceError, match=key):
+        records.papers(TASK)
+
+
+@pytest.mark.parametrize(
+    ("key", "paper"),
+    [
+        (f"attempts/{TASK}/1.json", claim(2)),
+        (f"attempts/{TASK}/1.json", seal(2)),
+        (f"attempts/{TASK}/1.end.json", end(2)),
+        (f"attempts/{TASK}/1.json", seal().model_copy(update={"completion": completion(task_id="task-2")})),
+    ],
+)
+def test_a_paper_of_another_task_or_attempt_is_named(records: Records, key: str, paper: Message) -> None:
+    """A seal that names another task's completion would be committed for that one again and again."""
+    registered(records)
+    if key.endswith("end.json"):
+        records.take(TASK, claim())
+    records.store.put_new(key, paper.to_json())
+    with pytest.raises(EvidenceError, match=f"the paper {key} is .*'s, not its"):
         records.papers(TASK)
 
 

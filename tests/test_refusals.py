@@ -387,6 +387,7 @@ def test_places_that_cannot_be_used(desk: Desk, flag: str, value: str, words: st
         ('agent = "x"\n[runner]\ncommand = "make"\n', "line 3: runner.command: it should be a valid tuple"),
         ('agent = "x"\n[limits]\nparalel = 2\n', "line 3: limits.paralel: there is no such key"),
         ('agent = "x"\n[limits]\nlease_seconds = 1\n', "line 2: limits: lease_seconds must be at least twice"),
+        ('agent = "x"\n[limits]\nsweep_seconds = inf\n', "line 3: limits.sweep_seconds: it should be less than"),
         ('agent = "x"\n[evidence]\nartifacts = ["a/b"]\n', "line 3: evidence.artifacts.0: letters, digits"),
         ('agent = "x"\n[environment]\nset = { A = 1 }\n', "line 3: environment.set.A: it should be a valid string"),
         ('agent = "x"\n[workspace]\nkind = "docker"\n', "line 3: workspace.kind: it should be 'none' or"),

@@ -10,6 +10,11 @@ from pathlib import Path
 
 from tests.fuzz.targets import TARGETS, seeds
 
+LONGEST = 30
+"""Seconds after which one input has held up its target, which is a failure."""
+START = 120
+"""Seconds that a target's process may take beside its search."""
+
 
 def main(arguments: list[str]) -> int:
     """Feed each target for so many seconds; 1 when one failed."""
@@ -27,8 +32,14 @@ def _search(name: str, seconds: int) -> int:
         for number, seed in enumerate(seeds(name)):
             (Path(folder) / f"seed-{number}").write_bytes(seed)
         code = "import sys; from tests.fuzz.search import search; search(sys.argv[1], sys.argv[2:])"
-        flags = [f"-max_total_time={seconds}", "-max_len=8192", f"-artifact_prefix={name}-", "-print_final_stats=0"]
-        return subprocess.run([sys.executable, "-c", code, name, folder, *flags], check=False).returncode
+        flags = [f"-max_total_time={seconds}", f"-timeout={LONGEST}", "-max_len=8192", f"-artifact_prefix={name}-"]
+        try:
+            return subprocess.run(
+                [sys.executable, "-c", code, name, folder, *flags], check=False, timeout=seconds + LONGEST + START
+            ).returncode
+        except subprocess.TimeoutExpired:
+            print(f"{name} did not end in time")
+            return 1
 
 
 if __name__ == "__main__":

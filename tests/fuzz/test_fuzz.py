@@ -1,6 +1,7 @@
 """Every target is fed with anything, bounded and without a search for coverage; `make fuzz` does that."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from tests.fuzz.targets import TARGETS, seeds
 
 ODD: tuple[Any, ...] = (
     None, True, 0, -1, 1e308, 10**30, "", " ", "\x00", "\ud800", "../../x", "a" * 5000, [], {}, [[[]]], {"": None},
-    "9999-12-31T23:59:59+14:00", "0001-01-01T00:00:00Z", "NaN", "file:///etc/passwd", "task-1",
+    "9999-12-31T23:59:59+14:00", "0001-01-01T00:00:00Z", "NaN", "file:///etc/passwd", "task-1", 2, 3, "task-2",
 )  # fmt: skip
 
 
@@ -28,32 +29,46 @@ def damaged(seed: bytes) -> st.SearchStrategy[bytes]:
 
 def bent(seed: bytes) -> st.SearchStrategy[bytes]:
     """JSON with an odd value in one of its places; other seeds are damaged."""
-    start = 1 if seed[:1] < b" " else 0
-    try:
-        value = json.loads(seed[start:])
-    except ValueError:
-        return damaged(seed)
-    places = list(_places(value))
+    places = _places(_value(seed))
     if not places:
         return damaged(seed)
-
-    def put(change: tuple[int, Any]) -> bytes:
-        copy = json.loads(seed[start:])
-        *path, last = places[change[0] % len(places)]
-        here = copy
-        for step in path:
-            here = here[step]
-        here[last] = change[1]
-        return seed[:start] + json.dumps(copy).encode()
-
-    return st.tuples(st.integers(0, 1000), st.sampled_from(ODD)).map(put)
+    return st.tuples(st.sampled_from(places), st.sampled_from(ODD)).map(lambda change: _put(seed, *change))
 
 
-def _places(value: Any, path: tuple[Any, ...] = ()) -> Any:
+def every_bent(seed: bytes) -> Iterator[bytes]:
+    """JSON with each odd value in each of its places."""
+    return (_put(seed, place, odd) for place in _places(_value(seed)) for odd in ODD)
+
+
+def _start(seed: bytes) -> int:
+    return 1 if seed[:1] < b" " else 0
+
+
+def _value(seed: bytes) -> Any:
+    try:
+        return json.loads(seed[_start(seed) :])
+    except ValueError:
+        return None
+
+
+def _put(seed: bytes, place: tuple[Any, ...], odd: Any) -> bytes:
+    value = here = _value(seed)
+    *path, last = place
+    for step in path:
+        here = here[step]
+    here[last] = odd
+    return seed[: _start(seed)] + json.dumps(value).encode()
+
+
+def _places(value: Any) -> list[tuple[Any, ...]]:
+    return list(_paths(value))
+
+
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for step, item in steps:
         yield (*path, step)
-        yield from _places(item, (*path, step))
+        yield from _paths(item, (*path, step))
 
 
 @pytest.mark.promise("no-crash")
@@ -71,3 +86,11 @@ def test_nothing_but_words_comes_of_anything(name: str) -> None:
     for seed in seeds(name):
         TARGETS[name](seed)
     feed()
+
+
+@pytest.mark.promise("no-crash")
+@pytest.mark.parametrize("number", range(len(seeds("paper"))))
+def test_no_odd_value_in_any_place_of_any_paper_breaks_or_holds_up_a_reader(number: int) -> None:
+    """What ends here in a time-out holds up every worker that meets the task."""
+    for data in every_bent(seeds("paper")[number]):
+        TARGETS["paper"](data)
