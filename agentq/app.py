@@ -15,6 +15,7 @@ from agentq.coordinator import Coordinator, Registered
 from agentq.credentials import refuse
 from agentq.engine import Declared, Engine, Health
 from agentq.errors import AgentqError, EngineUnavailable, Invalid
+from agentq.journal import Journal
 from agentq.keyring import Keyring
 from agentq.messages import Envelope
 from agentq.profile import find_profile
@@ -56,6 +57,7 @@ class App:
         self.settings = settings
         self.watch: Callable[[Store], Store] = lambda store: store
         self._released: list[Envelope] = []
+        self._journal = Journal()
 
     @classmethod
     def load(cls, **flags: Any) -> "App":
@@ -73,7 +75,7 @@ class App:
     @cached_property
     def records(self) -> Records:
         """The papers in the store."""
-        return Records(self.store, Signer(self.keyring, self.settings.coordinator))
+        return Records(self.store, Signer(self.keyring, self.settings.coordinator), self._journal)
 
     @cached_property
     def keyring(self) -> Keyring:
@@ -184,6 +186,7 @@ class App:
     async def _publish_all(self, engine: Engine, asked: Envelope, tasks: Sequence[Envelope]) -> None:
         from agentq.settle import publish
 
+        await self._journal.try_to_hand_on(engine)
         try:
             for task in tasks:
                 await publish(self.records, engine, task)
@@ -201,8 +204,11 @@ class App:
             await self._publish_all(engine, registered, [registered])
 
     def hand_over(self) -> AgentqError | None:
-        """Hand to the engine what reading and hands released; what hindered that, if anything: a sweep does it then."""
-        if not self._released:
+        """Hand to the engine what reading and hands released, and tell the log what they did.
+
+        Answers with what kept a task from its queue, if anything: a sweep does it then.
+        """
+        if not self._released and not self._journal:
             return None
         import asyncio
 
@@ -217,8 +223,9 @@ class App:
             async with self.engine() as engine:
                 for task in tasks:
                     await publish(self.records, engine, task)
+                await self._journal.try_to_hand_on(engine)
         except AgentqError as error:
-            return error
+            return error if tasks else None
         return None
 
     def transfer(self, to: str, by: str | None, progress: Callable[[int], None], *, dry_run: bool) -> "Transfer":
@@ -289,7 +296,9 @@ class App:
         from agentq.doctor import repair
 
         async with self.engine() as engine:
-            return await repair(self.records, engine, findings)
+            done = await repair(self.records, engine, findings)
+            await self._journal.try_to_hand_on(engine)
+            return done
 
     # ------------------------------------------------------------------ workers
 
@@ -309,7 +318,7 @@ class App:
                 hint="Set command = [...] under [runner], or give --runner COMMAND (AGENTQ_RUNNER).",
             )
         section, (signer, senders) = profile.runner, of_worker(self.keyring, profile)
-        records = Records(self.store, signer)
+        records = Records(self.store, signer, self._journal)
         agent = CommandRunner(command, prompt_via=section.prompt, grace_seconds=section.grace_seconds)
         verifier = (
             CommandRunner(profile.evidence.verify, grace_seconds=section.grace_seconds)

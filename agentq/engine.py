@@ -1,10 +1,11 @@
 """The engine port: what moves envelopes, wakes workers and keeps timers. It is never asked whether a task is done."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
+from agentq.events import Event
 from agentq.messages import Completion, Envelope
 
 
@@ -47,6 +48,25 @@ class Health:
     version: str
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Events in the order of the log.
+
+    `position` is where the next page goes on, opaque, good in any process. `caught_up` says that everything is read
+    that was durable when the reading began; `gap` that what stood between the position asked for and this page is gone
+    (retention, or another log).
+    """
+
+    events: tuple[Event, ...]
+    position: str
+    caught_up: bool = False
+    gap: bool = False
+
+
+Log = Literal["events", "output"]
+"""The two logs: what happened, and what agents print, which is kept for a shorter time."""
 
 
 class Delivery(Protocol):
@@ -110,6 +130,28 @@ class Engine(Protocol):
         One that holds a message may count until it acknowledges. A busy worker does not wait: 0 does not mean that
         no worker is up.
         """
+
+    async def append(self, events: Sequence[Event]) -> None:
+        """Add events to their logs, in this order; returns once the engine made them durable. May be repeated: readers
+        drop what they have seen by its id."""
+
+    def read(
+        self,
+        log: Log = "events",
+        *,
+        after: str | None = None,
+        since: datetime | None = None,
+        tasks: Collection[str] = (),
+        follow: bool = False,
+    ) -> AsyncIterator[Page]:
+        """Read a log: behind the position `after`, else from about `since`, else from its start.
+
+        Ends with a page that has caught up, or goes on for ever when it is to `follow`; each page is safe to keep. With
+        `tasks` the events of others may be left out. What is no event is passed over. To be closed by `aclose`.
+        """
+
+    async def count_dead_letters(self) -> int:
+        """How many dead letters there are."""
 
     async def health(self, agents: Sequence[str]) -> Health:
         """What the engine is and what is missing; raises EngineUnavailable when it cannot be reached."""

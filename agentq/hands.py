@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NoReturn
 
+from agentq import story
 from agentq.artifacts import evidence_prefix
 from agentq.claim import end_of
 from agentq.commit import REPORT, commit_seal, completion_of, seal, seal_as
@@ -137,6 +138,7 @@ class Hands:
                 )
             manifest = seal_as(self._records, papers, "cancelled", f"rejected by {by}: {reason}", by=by)
             if manifest:
+                self._records.journal.tell(story.rejected(task_id, by, reason, manifest.finished_at))
                 return self._cancelled(self._settled(manifest))
 
     def _to_be_approved(self, task_id: str) -> Papers:

@@ -104,7 +104,7 @@ async def pull(records: Records, engine: Engine, claims: Claims, seconds: float)
             if taken:
                 return taken
             verdict = await asyncio.to_thread(claims.decide, verdict.papers.envelope.task_id, may_start=False)
-        await carry_out(verdict, delivery, engine, lambda manifest: settle(records, engine, manifest))
+        await carry_out(verdict, delivery, engine, records.journal, lambda manifest: settle(records, engine, manifest))
 
 
 async def _receive(engine: Engine, agent: str, seconds: float) -> Delivery | None:

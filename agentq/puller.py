@@ -39,13 +39,14 @@ class Puller:
 
         profile = self.agents.profile_to_pull(agent)
         terms, (signer, senders) = replace(terms_of(profile, NOBODY), lease=lease), of_worker(self.keyring, profile)
-        records = Records(self.records.store, signer)
+        records = Records(self.records.store, signer, self.records.journal)
         claims = Claims(records, terms, is_gone=bury_orphaned, stop_silent=stop_silent, senders=senders)
         make_folder(self.data)
         self._holdings.ready()
         async with self.engine() as engine:
             await engine.ready(agent)
             taken = await pull(records, engine, claims, seconds)
+            await records.journal.try_to_hand_on(engine)
         if taken:
             claim = taken.start.claim
             self._holdings.keep(self._held(taken.start.papers.envelope.task_id, claim.attempt, claim.token, agent))

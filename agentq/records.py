@@ -7,8 +7,10 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from agentq import story
 from agentq.artifacts import Artifacts, evidence_prefix, was_collected
 from agentq.errors import EvidenceError, NotFound, StoreUnavailable
+from agentq.journal import Journal
 from agentq.lifecycle import Need, Papers, expires_at
 from agentq.marks import Marks
 from agentq.messages import Completion, Envelope, Message, explain, sha256_hex
@@ -38,12 +40,14 @@ CANCEL, DEMAND, RELEASE, COLLECTED = "cancel.json", "approval-demanded.json", "r
 class Records:
     """The papers of all tasks in one store.
 
-    Agreement rests on `create` alone: a paper is created by exactly one hand, and everyone can tell whose it is.
+    Agreement rests on `create` alone: a paper is created by exactly one hand, and everyone can tell whose it is. That
+    hand tells the journal what the paper says.
     """
 
-    def __init__(self, store: Store, signer: Signer | None = None) -> None:
+    def __init__(self, store: Store, signer: Signer | None = None, journal: Journal | None = None) -> None:
         self.store = store
         self.signer = signer or Signer()
+        self.journal = Journal() if journal is None else journal
         self.marks = Marks(store)
         self.artifacts = Artifacts(store, homes=self._homes, collected=self.collected)
         self._group: tuple[bytes, Envelope] | None = None
@@ -82,6 +86,8 @@ class Records:
         if expires := expires_at(Papers(envelope=envelope)):
             self.marks.will_expire(envelope, expires)
         found = self._first(f"tasks/{task_id}.json", envelope)
+        if found is envelope:
+            self.journal.tell(*story.submitted(envelope))
         if not self.marks.is_open(task_id):  # `forget` came in between
             self.marks.open(task_id, published=published)
         return found
@@ -223,7 +229,10 @@ class Records:
 
     def take(self, task_id: str, paper: Claim | Seal | Move) -> bool:
         """Create an attempt's paper: True when the number is ours."""
-        return self.create(f"attempts/{task_id}/{paper.attempt}.json", paper.to_json()) is None
+        taken = self.create(f"attempts/{task_id}/{paper.attempt}.json", paper.to_json()) is None
+        if taken and isinstance(paper, Claim):
+            self.journal.tell(story.claimed(task_id, paper))
+        return taken
 
     def taken(self, task_id: str, number: int) -> bool:
         """Whether somebody owns that attempt number."""
@@ -239,7 +248,10 @@ class Records:
 
     def end(self, task_id: str, end: End) -> End:
         """Say how an attempt ended without a result; answers with the end that holds, another's when it was first."""
-        return self._first(f"attempts/{task_id}/{end.attempt}.end.json", end)
+        held = self._first(f"attempts/{task_id}/{end.attempt}.end.json", end)
+        if held is end:
+            self.journal.tell(*story.attempt_ended(task_id, end))
+        return held
 
     def ended(self, task_id: str, number: int) -> End | None:
         """How that attempt ended without a result, None when nobody said so."""
@@ -253,7 +265,10 @@ class Records:
 
     def ask_cancel(self, task_id: str, cancel: Cancel) -> Cancel:
         """Ask whoever runs the task to stop, and everybody not to start it; the first one who asked is answered."""
-        return self._first(f"controls/{task_id}/{CANCEL}", cancel)
+        held = self._first(f"controls/{task_id}/{CANCEL}", cancel)
+        if held is cancel:
+            self.journal.tell(story.cancel_requested(task_id, cancel))
+        return held
 
     def cancel(self, task_id: str) -> Cancel | None:
         """Who asked to cancel the task, None when nobody did."""
@@ -265,15 +280,22 @@ class Records:
 
     def demand_approval(self, task_id: str, demand: Demand) -> None:
         """Let the task wait for an approval that its envelope does not ask for."""
-        self._first(f"controls/{task_id}/{DEMAND}", demand)
+        if self._first(f"controls/{task_id}/{DEMAND}", demand) is demand:
+            self.journal.tell(story.demanded(task_id, demand))
 
     def approve(self, task_id: str, approval: Approval) -> Approval:
         """Approve what the digest stands for; the first approval of it holds and is answered."""
-        return self._first(f"controls/{task_id}/approval-{approval.digest}.json", approval)
+        held = self._first(f"controls/{task_id}/approval-{approval.digest}.json", approval)
+        if held is approval:
+            self.journal.tell(story.approved(task_id, approval))
+        return held
 
     def release(self, task_id: str, release: Release) -> Release:
         """Say since when the task's gates are open; the first word holds and is answered."""
-        return self._first(f"controls/{task_id}/{RELEASE}", release)
+        held = self._first(f"controls/{task_id}/{RELEASE}", release)
+        if held is release:
+            self.journal.tell(story.released(task_id, release))
+        return held
 
     def collect(self, task_id: str, collected: Collected) -> None:
         """Say that the task's evidence may be gone from now on; what was said first holds."""

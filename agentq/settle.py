@@ -6,6 +6,7 @@ Every step may be repeated by anyone, in any order of arrival; who dies between 
 import contextlib
 from dataclasses import dataclass, field
 
+from agentq import story
 from agentq.commit import REPORT
 from agentq.engine import Engine
 from agentq.errors import AgentqError, EngineUnavailable, EvidenceError
@@ -15,8 +16,8 @@ from agentq.messages import Artifact, Completion, Envelope, sha256_hex, utc_now
 from agentq.records import Records
 
 
-def file_papers(records: Records, manifest: Completion) -> None:
-    """What follows a commit in the store: the report's copy and the coordinator's inbox."""
+def file_papers(records: Records, manifest: Completion) -> Envelope | None:
+    """What follows a commit in the store: the report's copy and the coordinator's inbox. Answers with the request."""
     report = manifest.artifact(REPORT)
     if report:
         _copy_report(records, manifest.task_id, report)
@@ -27,6 +28,7 @@ def file_papers(records: Records, manifest: Completion) -> None:
         _forget_deadline(records, manifest.task_id)
     if envelope and envelope.reply_to:
         records.put_in_inbox(manifest)
+    return envelope
 
 
 def _forget_deadline(records: Records, task_id: str) -> None:
@@ -60,13 +62,14 @@ def follow(records: Records, manifest: Completion) -> Followed:
     """File the papers of a task that ended, and open the gates of those that waited for it; safe to repeat.
 
     What needed it and can no longer start is sealed, and so on; a group whose last task it was is committed. What is
-    released is marked as not published; nothing is closed yet.
+    released is marked as not published; nothing is closed yet. The journal is told how each ended: here, so that
+    whoever helps after a crash tells it too.
     """
     followed, waiting = Followed(), [manifest]
     while waiting:
         ended = waiting.pop()
         followed.ended.append(ended)
-        file_papers(records, ended)
+        records.journal.tell(*story.finished(ended, file_papers(records, ended)))
         for waiter in list(records.marks.waiting_for(ended.task_id)):
             if not records.is_registered(waiter):
                 continue  # it looks at its gates itself, when it is
@@ -88,14 +91,20 @@ def settle_in_store(records: Records, manifest: Completion) -> list[Envelope]:
     followed = follow(records, manifest)
     for ended in reversed(followed.ended):
         if not ended.given_up:
-            records.marks.close(ended.task_id)
+            _close(records, ended.task_id)
     return followed.released
+
+
+def _close(records: Records, task_id: str) -> None:
+    records.marks.close(task_id)
+    records.journal.tell(story.settled(task_id, utc_now()))
 
 
 async def settle(records: Records, engine: Engine, manifest: Completion) -> None:
     """Do what follows a commit: report, inbox, who waited for it, the notice, the dead letter of what was given up.
 
-    Raises EngineUnavailable when the dead letter could not be made durable: the task stays open and is settled again.
+    The log has its end, unless the engine takes no events just now, before the task is closed. Raises EngineUnavailable
+    when the dead letter could not be made durable: the task stays open and is settled again.
     """
     import asyncio  # here, because the commands that only read import this module too
 
@@ -103,9 +112,10 @@ async def settle(records: Records, engine: Engine, manifest: Completion) -> None
     for envelope in followed.released:
         with contextlib.suppress(EngineUnavailable):  # perhaps only that agent's queue is missing; it stays marked
             await publish(records, engine, envelope)
+    await records.journal.try_to_hand_on(engine)
     for ended in reversed(followed.ended):
         await _tell(records, engine, ended)
-        await asyncio.to_thread(records.marks.close, ended.task_id)
+        await asyncio.to_thread(_close, records, ended.task_id)
 
 
 async def _tell(records: Records, engine: Engine, ended: Completion) -> None:

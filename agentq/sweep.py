@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from agentq import story
 from agentq.claim import Claims
 from agentq.engine import Engine
 from agentq.errors import EngineUnavailable, Invalid, Unavailable
@@ -96,6 +97,7 @@ class Sweep:
         envelope = await patiently(functools.partial(self._records.envelope, task_id))
         if envelope is None:
             return
+        self._records.journal.tell(*story.submitted(envelope))  # whoever submitted it may have died before that
         if not envelope.is_group:
             await self._hand_over(envelope)
             return

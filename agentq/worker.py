@@ -189,7 +189,7 @@ class Worker:
                 self._after(LET_GO_SECONDS, self._let_go)
 
     async def _apply(self, verdict: Verdict, delivery: Delivery) -> None:
-        await carry_out(verdict, delivery, self._engine, self._settle)
+        await carry_out(verdict, delivery, self._engine, self._records.journal, self._settle)
 
     async def _settle(self, manifest: Completion) -> None:
         """Settle a task that is still open; the sweep and a slot that meet over it do it one after the other."""

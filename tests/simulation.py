@@ -34,6 +34,7 @@ from agentq.coordinator import Coordinator
 from agentq.doctor import Findings, ailments, repair
 from agentq.engine import Guard
 from agentq.errors import AgentqError, Conflict, EngineUnavailable, NotFound, NothingYet, StoreUnavailable
+from agentq.events import Event
 from agentq.guards import guard_id
 from agentq.hands import Hand, Hands
 from agentq.keeper import Stop, standing
@@ -468,6 +469,9 @@ class MemoryEngine:
                 self.messages.remove(message)
 
         return forget
+
+    async def append(self, events: Sequence[Event]) -> None:
+        """No step: the log decides nothing."""
 
     async def notify(self, completion: Completion, reply_to: str) -> None:
         self._step(lambda: None)

