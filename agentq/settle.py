@@ -91,13 +91,14 @@ def settle_in_store(records: Records, manifest: Completion) -> list[Envelope]:
     followed = follow(records, manifest)
     for ended in reversed(followed.ended):
         if not ended.given_up:
-            _close(records, ended.task_id)
+            _is_settled(records, ended)
+            records.marks.close(ended.task_id)
     return followed.released
 
 
-def _close(records: Records, task_id: str) -> None:
-    records.marks.close(task_id)
-    records.journal.tell(story.settled(task_id, utc_now()))
+def _is_settled(records: Records, ended: Completion) -> None:
+    """Tell the journal before the mark goes: after that nobody comes back to it."""
+    records.journal.tell(story.settled(ended.task_id, utc_now()))
 
 
 async def settle(records: Records, engine: Engine, manifest: Completion) -> None:
@@ -112,10 +113,12 @@ async def settle(records: Records, engine: Engine, manifest: Completion) -> None
     for envelope in followed.released:
         with contextlib.suppress(EngineUnavailable):  # perhaps only that agent's queue is missing; it stays marked
             await publish(records, engine, envelope)
-    await records.journal.try_to_hand_on(engine)
     for ended in reversed(followed.ended):
         await _tell(records, engine, ended)
-        await asyncio.to_thread(_close, records, ended.task_id)
+        _is_settled(records, ended)
+    await records.journal.try_to_hand_on(engine)
+    for ended in reversed(followed.ended):
+        await asyncio.to_thread(records.marks.close, ended.task_id)
 
 
 async def _tell(records: Records, engine: Engine, ended: Completion) -> None:

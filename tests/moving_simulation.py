@@ -32,6 +32,7 @@ from tests.simulation import (
     MemoryStore,
     Message,
     Scenario,
+    Told,
     World,
     patiently,
 )
@@ -91,7 +92,7 @@ class MovingWorld(World):
         store = MemoryStore(self.shelves[where], **(more if watched else {}))
         store.url = f"memory://{where}"
         store.newcomers = self.scenario.newcomers if watched else 0
-        return Records(store)
+        return Records(store, journal=Told(self.told))
 
     def _my_records(self) -> Records:
         return self._at(self._here)

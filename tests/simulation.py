@@ -27,6 +27,7 @@ from agentq import doctor as doctor_module
 from agentq import gates as gates_module
 from agentq import hands as hands_module
 from agentq import settle as settle_module
+from agentq import story
 from agentq.artifacts import evidence_prefix
 from agentq.claim import Claims, Terms, end_of
 from agentq.commit import REPORT, commit, completion_of
@@ -37,6 +38,7 @@ from agentq.errors import AgentqError, Conflict, EngineUnavailable, NotFound, No
 from agentq.events import Event
 from agentq.guards import guard_id
 from agentq.hands import Hand, Hands
+from agentq.journal import Journal
 from agentq.keeper import Stop, standing
 from agentq.lifecycle import Papers, derive
 from agentq.messages import Completion, Envelope, sha256_hex
@@ -402,6 +404,23 @@ class Stage:
 # ---------------------------------------------------------------------- the engine
 
 
+class Told(Journal):
+    """A journal all of whose events are kept in one list; it needs no clock to hand them on."""
+
+    def __init__(self, told: list[Event]) -> None:
+        super().__init__()
+        self._told = told
+
+    def tell(self, *events: Event) -> None:
+        """Keep them, too."""
+        self._told += events
+        super().tell(*events)
+
+    async def try_to_hand_on(self, engine: Any) -> None:
+        """At once."""
+        await self.hand_on(engine)
+
+
 @dataclass(eq=False)
 class Message:
     """A message in the queue, parked, or in somebody's hands."""
@@ -560,6 +579,7 @@ class Theatre(Generic[S]):
         self.stage.on_time = self._time_passes
         self.engine = MemoryEngine(self.stage)
         self.objects: dict[str, bytes] = {}
+        self.told: list[Event] = []
         self.records = Records(MemoryStore(self.objects))  # the observer's: no steps, no faults
         self._processes = itertools.count(1)
 
@@ -629,7 +649,7 @@ class Theatre(Generic[S]):
     def _my_records(self) -> Records:
         store = MemoryStore(self.objects, seam=self.stage.step, written=self._observe)
         store.newcomers = self.scenario.newcomers
-        return Records(store)
+        return Records(store, journal=Told(self.told))
 
     def _claims(self, worker: str, process: int) -> Claims:
         owner = Owner(host="host", pid=process, boot="boot", started=worker)
@@ -938,6 +958,7 @@ class World(Theatre[Scenario]):
         self._check_the_winner(manifest)
         self._check_that_it_is_settled(papers.envelope, manifest)
         self._check_the_attempts(manifest)
+        self._check_the_log(papers)
         self._check_what_people_were_told(papers.envelope, manifest)
 
     def _was_forgotten(self) -> bool:
@@ -969,6 +990,16 @@ class World(Theatre[Scenario]):
             raise Broken("the report's copy is missing")
         if self.engine.messages:
             raise Broken(f"{len(self.engine.messages)} messages go round for ever")
+
+    def _check_the_log(self, papers: Papers) -> None:
+        """What was told is what the papers say, and the end was told, whoever crashed."""
+        tale = {event.id: event for event in story.story(papers, is_open=False)}
+        told = {event.id: event for event in self.told if event.task_id == TASK}
+        other = [e for e in told.values() if e.kind not in ("settled", "rejected") and e != tale.get(e.id)]
+        if other:
+            raise Broken(f"the log tells what no paper says: {other}")
+        if missing := {f"{TASK}/{papers.manifest.status}", f"{TASK}/settled"} - told.keys() if papers.manifest else ():
+            raise Broken(f"the log was not told {missing}")
 
     def _check_the_attempts(self, manifest: Completion) -> None:
         attempts = self.records.attempts(TASK)

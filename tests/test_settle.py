@@ -1,5 +1,6 @@
 """How a task ends: the number, the commit point, and what follows it in any order and any number of times."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from agentq.commit import commit, completion_of, seal
 from agentq.errors import EngineUnavailable
+from agentq.events import Event
 from agentq.lifecycle import Papers
 from agentq.messages import Completion, Envelope, sha256_hex
 from agentq.records import Records
@@ -30,10 +32,15 @@ class Notices:
         self.away = away
         self.notices: list[tuple[str, str]] = []
         self.dead: list[tuple[str, str]] = []
+        self.events: list[str] = []
 
     async def notify(self, completion: Completion, reply_to: str) -> None:
         self._answer()
         self.notices.append((completion.task_id, reply_to))
+
+    async def append(self, events: Sequence[Event]) -> None:
+        self._answer()
+        self.events += [event.id for event in events]
 
     async def dead_letter(self, envelope: Envelope, reason: str) -> None:
         self._answer()
