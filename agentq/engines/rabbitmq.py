@@ -1,7 +1,7 @@
 """The RabbitMQ engine: durable queues that a broker keeps, for agents on many machines."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from weakref import WeakValueDictionary
@@ -22,7 +22,9 @@ from agentq.engines.rabbitmq_link import (
     be_quiet,
     close_channel,
     translated,
+    twice,
 )
+from agentq.engines.rabbitmq_log import RabbitMQLog
 from agentq.engines.topology import Exchange, Names, Queue, RabbitMQSettings
 from agentq.events import Event
 from agentq.messages import Completion, Envelope
@@ -44,6 +46,7 @@ class RabbitMQEngine:
         self._names = Names(settings.namespace)
         self._publishing = Link(settings, "publish")
         self._consuming = Link(settings, "consume")
+        self._log = RabbitMQLog(settings, self._publishing)
         self._idle: list[Slot] = []
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._may_enqueue: bool | None = None
@@ -156,9 +159,10 @@ class RabbitMQEngine:
         return (await self._count(agent))[1]
 
     async def append(self, events: Sequence[Event]) -> None:
-        """Add events to their logs, in this order; returns once they are durable."""
+        """Add events to their streams, in this order; returns once the broker confirmed them."""
+        await self._log.append(events)
 
-    async def read(
+    def read(
         self,
         log: Log = "events",
         *,
@@ -167,12 +171,13 @@ class RabbitMQEngine:
         tasks: Collection[str] = (),
         follow: bool = False,
     ) -> AsyncIterator[Page]:
-        """Read a log."""
-        yield Page((), "", caught_up=True)
+        """Read a stream; a position is an offset and the digest of the message there."""
+        return self._log.read(log, after, since, tasks, follow=follow)
 
     async def count_dead_letters(self) -> int:
-        """How many dead letters there are."""
-        return len(await self.dead_letters())
+        """How many dead letters there are, without those that somebody looks at just now."""
+        async with self._consuming.question("count the dead letters") as channel:
+            return (await channel.queue_declare(self._names.dead_letters, passive=True)).message_count or 0
 
     async def health(self, agents: Sequence[str]) -> Health:
         """The broker's version, what it cannot do, and the queues and exchanges that are missing."""
@@ -190,8 +195,8 @@ class RabbitMQEngine:
         return Health("RabbitMQ", text, _labels(missing), (*topology.notes(version), *_unseen(hidden)))
 
     async def close(self) -> None:
-        """Close both connections in bounded time; a delivery that was not acknowledged is delivered again."""
-        await asyncio.gather(self._publishing.close(), self._consuming.close())
+        """Close all connections in bounded time; a delivery that was not acknowledged is delivered again."""
+        await asyncio.gather(self._publishing.close(), self._consuming.close(), self._log.close())
 
     async def _count(self, agent: str) -> tuple[int, int]:
         """The messages that wait in an agent's queue, and its consumers."""
@@ -218,7 +223,7 @@ class RabbitMQEngine:
             await close_channel(channel)
 
         async with self._publishing.asking(f"look for the queue of agent {agent}"):
-            await _twice(find)
+            await twice(find)
 
     async def _enqueue(self, agent: str, body: bytes, properties: Basic.Properties, *, mandatory: bool = True) -> bool:
         """Publish to an agent's queue; False when this user may not publish tasks, which is asked only once.
@@ -264,7 +269,7 @@ class RabbitMQEngine:
             )
 
         async with self._publishing.asking(f"publish to {key} through {exchange}", seconds), turn:
-            await _twice(send)
+            await twice(send)
 
     async def _slot(self) -> Slot:
         while self._idle:
@@ -357,16 +362,6 @@ class RabbitMQDelivery:
         """Put a copy to the dead letters, then acknowledge."""
         await self._engine.bury(self.agent, self.body, self.properties, reason)
         await self.ack()
-
-
-async def _twice(request: Callable[[], Awaitable[None]]) -> None:
-    """Make a request, and once more when the first found a connection or channel that was broken."""
-    try:
-        await request()
-    except (amqp.DeliveryError, amqp.ChannelAccessRefused):
-        raise
-    except FOREIGN:
-        await request()
 
 
 async def _declare(channel: AbstractChannel, thing: Thing, *, passive: bool = False) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +13,7 @@ import aio_pika
 from aiormq import exceptions as amqp
 from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
 from pamqp.commands import Basic
+from pamqp.common import FieldTable
 from pamqp.exceptions import PAMQPException
 from yarl import URL
 
@@ -276,7 +277,7 @@ class Link:
 
 
 class Slot:
-    """A channel that takes one message at a time."""
+    """A channel on which messages arrive: one at a time from a queue, many from a stream."""
 
     def __init__(self, channel: AbstractChannel) -> None:
         self.channel = channel
@@ -292,9 +293,10 @@ class Slot:
         # The client library also closes channels with a bare Exception, which says nothing.
         self._inbox.put_nowait(error if isinstance(error, FOREIGN) else amqp.ChannelInvalidStateError("closed"))
 
-    async def consume(self, queue: str) -> str:
-        """Ask for the queue's next message; the tag to cancel with."""
-        return str((await self.channel.basic_consume(queue, self._inbox.put)).consumer_tag)
+    async def consume(self, queue: str, arguments: FieldTable | None = None) -> str:
+        """Ask for the queue's messages; the tag to cancel with."""
+        consuming = await self.channel.basic_consume(queue, self._inbox.put, arguments=arguments)
+        return str(consuming.consumer_tag)
 
     async def arrival(self) -> DeliveredMessage:
         """Wait for the message; raises what ended the channel or the consumer instead."""
@@ -303,9 +305,28 @@ class Slot:
             raise arrived
         return arrived
 
+    async def arrivals(self, limit: int, seconds: float) -> list[DeliveredMessage]:
+        """Wait for a message, and then for so long for more."""
+        arrived = [await self.arrival()]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while len(arrived) < limit:
+                    arrived.append(await self.arrival())
+        return arrived
+
     async def abandon(self) -> None:
         """Close the channel, which gives back an unacknowledged message."""
         await close_channel(self.channel)
+
+
+async def twice(request: Callable[[], Awaitable[None]]) -> None:
+    """Make a request, and once more when the first found a connection or channel that was broken."""
+    try:
+        await request()
+    except (amqp.DeliveryError, amqp.ChannelAccessRefused):
+        raise
+    except FOREIGN:
+        await request()
 
 
 async def close_channel(channel: AbstractChannel) -> None:

@@ -1,0 +1,277 @@
+"""The log on RabbitMQ: two streams behind one topic exchange."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from aiormq import exceptions as amqp
+from aiormq.abc import DeliveredMessage
+from pamqp.commands import Basic
+
+from agentq.engine import Log, Page
+from agentq.engines import rabbitmq_wire as wire
+from agentq.engines.log import PAGE, log_of, readable, written
+from agentq.engines.rabbitmq_link import Link, Slot, close_channel, translated, twice
+from agentq.engines.topology import EVENT_KEY, OUTPUT_KEY, Names, RabbitMQSettings
+from agentq.errors import EngineUnavailable
+from agentq.events import Event
+from agentq.messages import sha256_hex, utc_now
+
+AHEAD = 2 * PAGE
+"""How many messages the broker may send before they are acknowledged."""
+GATHER_SECONDS = 0.02
+"""How long a page waits to be filled while its reader catches up."""
+ARRIVE_SECONDS = 2.0
+"""How long to wait for a message that should be there before asking whether it is."""
+QUIET_SECONDS = 0.2
+MARK_SECONDS = 3.0
+SLACK = timedelta(minutes=1)
+"""How much earlier than asked a reading begins: a stream knows the time of a chunk only, by the broker's clock."""
+MARKER = "marker"
+
+Start = int | str | datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A message of a stream: where it is, and the position that stands for it."""
+
+    offset: int
+    position: str
+
+    @classmethod
+    def of(cls, message: DeliveredMessage) -> "Found | None":
+        """None for a message whose headers cannot be read."""
+        offset = wire.headers_of(message.header.properties).get("x-stream-offset")
+        if not isinstance(offset, int):
+            return None
+        digest = sha256_hex((message.header.properties.message_id or "").encode())[:16]
+        return cls(offset, f"{offset}:{digest}")
+
+
+class RabbitMQLog:
+    """Both streams of one namespace: appended to on the engine's connection, read on another."""
+
+    def __init__(self, settings: RabbitMQSettings, publishing: Link) -> None:
+        self._names = Names(settings.namespace)
+        self._timeout = settings.timeout
+        self._publishing = publishing
+        self._reading = Link(settings, "read")
+
+    async def append(self, events: Sequence[Event]) -> None:
+        """Publish events, many at once and in this order; returns once the broker confirmed all of them."""
+        messages = [(_key(event), body, _properties(event)) for event, body in written(events)]
+        for start in range(0, len(messages), PAGE):
+            await self._publish(messages[start : start + PAGE])
+
+    async def read(
+        self, log: Log, after: str | None, since: datetime | None, tasks: Collection[str], *, follow: bool
+    ) -> AsyncIterator[Page]:
+        """Read a stream; see the port."""
+        stream = Stream(self._reading, self._names, log)
+        end = await stream.end()
+        start, position, gap = await stream.find(after, since)
+        async with stream.arrivals(start) as slot:
+            caught_up = end.is_before(start)
+            if caught_up:
+                yield Page((), position, caught_up=True, gap=gap)
+            while follow or not caught_up:
+                patience = (None, 0.0) if caught_up else (self._timeout, GATHER_SECONDS)
+                messages = await stream.next(slot, *patience)
+                for message in messages:
+                    found = Found.of(message)
+                    position = found.position if found else position
+                    caught_up = caught_up or end.is_at(message, found)
+                yield Page(_events(messages, tasks), position, caught_up, gap)
+                gap = False
+                await stream.acknowledge(slot, messages[-1])
+
+    async def close(self) -> None:
+        """End whoever reads."""
+        await self._reading.close()
+
+    async def _publish(self, messages: Iterable[tuple[str, bytes, Basic.Properties]]) -> None:
+        exchange = self._names.events
+
+        async def send() -> None:
+            channel = await self._publishing.publisher(exchange)
+            await _all(
+                channel.basic_publish(body, exchange=exchange, routing_key=key, properties=properties, mandatory=True)
+                for key, body, properties in messages
+            )
+
+        async with self._publishing.asking(f"append to the log through {exchange}"):
+            try:
+                await twice(send)
+            except amqp.PublishError as error:
+                what = f"no stream keeps what goes through {exchange} at {self._publishing.where}"
+                raise EngineUnavailable(what, hint="run `agentq init`") from error
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What tells a reader that it has caught up: a marker of its own, or else what was last when it began."""
+
+    marker: str | None
+    last: Found | None = None
+
+    def is_before(self, start: Start) -> bool:
+        """Whether all is read before anything comes."""
+        if self.marker is not None:
+            return False
+        return self.last is None or (isinstance(start, int) and self.last.offset < start)
+
+    def is_at(self, message: DeliveredMessage, found: Found | None) -> bool:
+        """Whether all is read with this message."""
+        if self.marker is not None:
+            return message.header.properties.message_id == self.marker
+        return self.last is not None and found is not None and found.offset >= self.last.offset
+
+
+class Stream:
+    """One of the streams, for one reader."""
+
+    def __init__(self, link: Link, names: Names, log: Log) -> None:
+        self._link = link
+        self._exchange = names.events
+        self._name, self._key = (names.output, OUTPUT_KEY) if log == "output" else (names.events, EVENT_KEY)
+
+    async def end(self) -> End:
+        """The end of what is durable now: a marker that is put behind it, for whoever may; else what is last."""
+        marker = secrets.token_hex(16)
+        try:
+            await self._mark(marker)
+        except EngineUnavailable:
+            return End(None, await self.last())
+        return End(marker)
+
+    async def _mark(self, marker: str) -> None:
+        # Without a body: the broker takes it even while it blocks publishers.
+        properties = Basic.Properties(message_id=marker, delivery_mode=2, timestamp=utc_now())
+        async with translated("mark the end of the log", self._link.where, MARK_SECONDS):
+            connection = await self._link.connection()
+            channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+            try:
+                await channel.basic_publish(
+                    b"",
+                    exchange=self._exchange,
+                    routing_key=f"{self._key}.{MARKER}",
+                    properties=properties,
+                    mandatory=True,
+                )
+            finally:
+                await close_channel(channel)
+
+    async def find(self, after: str | None, since: datetime | None) -> tuple[Start, str, bool]:
+        """Where to begin, the position before that, and whether there is a gap before it."""
+        if after:
+            return await self._behind(after)
+        if since:
+            return await self._from(since)
+        return "first", "", False
+
+    async def _behind(self, position: str) -> tuple[Start, str, bool]:
+        offset = _offset(position)
+        first = None if offset is None else await self._first_from(offset)
+        if first and first.position == position:
+            return first.offset + 1, position, False
+        if first and offset is not None and first.offset > offset:
+            return first.offset, "", True
+        return "first", "", True
+
+    async def _from(self, since: datetime) -> tuple[Start, str, bool]:
+        first = await self._first_from(since.astimezone(UTC) - SLACK)
+        if first is None and (last := await self.last()):
+            return last.offset + 1, last.position, False
+        return (first.offset if first else "first"), "", False
+
+    async def _first_from(self, start: Start) -> Found | None:
+        """The first message from there on; None when there is none."""
+        async with self.arrivals(start, ahead=1) as slot:
+            with suppress(TimeoutError):
+                return await self._arrival(slot, ARRIVE_SECONDS)
+            last = await self.last()
+            if last is None or (isinstance(start, int) and last.offset < start) or not isinstance(start, int):
+                return None
+            async with self._link.asking(f"read {self._name}"):
+                return Found.of(await slot.arrival())
+
+    async def last(self) -> Found | None:
+        """The last message, None when there is none: of the last chunk, which comes in one go, the last that comes."""
+        found = None
+        async with self.arrivals("last") as slot:
+            with suppress(TimeoutError):
+                found = await self._arrival(slot, ARRIVE_SECONDS)
+                for _ in range(AHEAD):
+                    found = await self._arrival(slot, QUIET_SECONDS) or found
+        return found
+
+    async def _arrival(self, slot: Slot, seconds: float) -> Found | None:
+        """The next message; raises TimeoutError when it does not come."""
+        async with asyncio.timeout(seconds), translated(f"read {self._name}", self._link.where, None):
+            return Found.of(await slot.arrival())
+
+    @asynccontextmanager
+    async def arrivals(self, start: Start, ahead: int = AHEAD) -> AsyncIterator[Slot]:
+        """A channel on which the stream's messages arrive, from there on."""
+        async with self._link.asking(f"read {self._name}"):
+            slot = Slot(await self._link.channel())
+        try:
+            async with self._link.asking(f"read {self._name}"):
+                await slot.channel.basic_qos(prefetch_count=ahead)
+                await slot.consume(self._name, {"x-stream-offset": start})
+            yield slot
+        finally:
+            await slot.abandon()
+
+    async def next(self, slot: Slot, seconds: float | None, gather: float) -> list[DeliveredMessage]:
+        """The next messages, at least one; with some seconds it must come in that time."""
+        async with translated(f"read {self._name}", self._link.where, seconds):
+            return await slot.arrivals(PAGE, gather)
+
+    async def acknowledge(self, slot: Slot, message: DeliveredMessage) -> None:
+        """Let the broker send more, all up to this message being read."""
+        async with translated(f"read {self._name}", self._link.where, None):
+            await slot.channel.basic_ack(message.delivery_tag or 0, multiple=True, wait=False)
+
+
+def _key(event: Event) -> str:
+    return f"{OUTPUT_KEY}.{event.task_id}" if log_of(event) == "output" else f"{EVENT_KEY}.{event.kind}"
+
+
+def _properties(event: Event) -> Basic.Properties:
+    filtered = log_of(event) == "output" and event.task_id
+    return Basic.Properties(
+        content_type="application/json",
+        delivery_mode=2,
+        message_id=_message_id(event),
+        timestamp=utc_now(),
+        headers={"x-stream-filter-value": event.task_id} if filtered else {},
+    )
+
+
+def _message_id(event: Event) -> str:
+    """The event's id, or its digest where it is longer than AMQP allows."""
+    return event.id if len(event.id.encode()) <= 255 else sha256_hex(event.id.encode())
+
+
+def _offset(position: str) -> int | None:
+    """The offset that a position names, None for what is no position of a stream."""
+    number = position.partition(":")[0]
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 19 else None
+
+
+def _events(messages: Iterable[DeliveredMessage], tasks: Collection[str]) -> tuple[Event, ...]:
+    events = (readable(message.body) for message in messages)
+    return tuple(event for event in events if event and (not tasks or event.task_id in tasks))
+
+
+async def _all(requests: Iterable[Coroutine[Any, Any, Any]]) -> None:
+    """Make all requests, beginning with the first; raises the first failure when all have ended."""
+    for answer in await asyncio.gather(*requests, return_exceptions=True):
+        if isinstance(answer, BaseException):
+            raise answer
