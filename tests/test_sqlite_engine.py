@@ -19,7 +19,7 @@ from agentq.engines.sqlite import SQLiteEngine
 from agentq.engines.sqlite_holders import Holder
 from agentq.errors import AgentqError, EngineUnavailable, Invalid
 from agentq.messages import Completion
-from tests.conformance.engines import PATIENCE, an_envelope, drain, nothing_waits, take, task_of
+from tests.conformance.engines import PATIENCE, an_envelope, an_event, drain, nothing_waits, take, task_of
 
 AGENT = "worker"
 NOBODY = 65534
@@ -383,23 +383,28 @@ async def test_another_programs_database_is_invalid(engine: SQLiteEngine, path: 
     assert path.read_bytes() == before
 
 
-async def test_a_file_of_the_first_schema_is_brought_up_to_this_one(
-    new: Callable[..., SQLiteEngine], path: Path
+@pytest.mark.parametrize("schema", [1, 2])
+async def test_a_file_of_an_earlier_schema_is_brought_up_to_this_one(
+    new: Callable[..., SQLiteEngine], path: Path, schema: int
 ) -> None:
     """What waits in it is kept; two processes may do it at once, and it happens once."""
     old = new()
     for task_id in ("one", "two"):
         await old.publish(an_envelope(AGENT, task_id))
     await old.close()
-    change(path, "ALTER TABLE messages DROP COLUMN was_delayed")
-    change(path, "PRAGMA user_version = 1")
+    for table in ("logs", "events", "output"):
+        change(path, f"DROP TABLE {table}")
+    if schema == 1:
+        change(path, "ALTER TABLE messages DROP COLUMN was_delayed")
+    change(path, f"PRAGMA user_version = {schema}")
     first, second = new(), new()
-    await asyncio.gather(first.publish(an_envelope(AGENT, "three"), delay=0.01), second.depth(AGENT))
+    await asyncio.gather(first.publish(an_envelope(AGENT, "three"), delay=0.01), second.append([an_event("a")]))
     seen = {}
     for _ in range(3):
         delivery = await take(first, AGENT)
         seen[task_of(delivery)] = delivery.was_delayed
     assert seen == {"one": False, "two": False, "three": True}
+    assert [event.id async for page in first.read() for event in page.events] == ["a"]
 
 
 async def test_a_newer_schema_is_invalid(engine: SQLiteEngine, other: SQLiteEngine, path: Path) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agentq.engine import DeadLetter, Declared, Guard, Health, Log, Page
+from agentq.engines.log import Retention
 from agentq.engines.sqlite_file import DatabaseFile, open_to_write, transaction, unsynced
 from agentq.engines.sqlite_holders import Holder, listeners, listening, release
+from agentq.engines.sqlite_log import SQLiteLog
 from agentq.engines.sqlite_watch import Watch
 from agentq.errors import EngineUnavailable
 from agentq.events import Event
@@ -53,12 +55,13 @@ class SQLiteDelivery:
 class SQLiteEngine:
     """An engine in the file at `path`, which is made when it is first used."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, retention: Retention = Retention()) -> None:
         self._path = path.absolute()
         self.url = f"sqlite://{self._path}"
         self._file = DatabaseFile(self._path, open_to_write)
         self._holder = Holder(self._path)
         self._watch = Watch(self._path)
+        self._log = SQLiteLog(self._run, self._watch, retention)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="agentq-sqlite")
         self._unwanted: list[Future[tuple[SQLiteDelivery | None, float]]] = []
         self._next_look = 0.0
@@ -118,9 +121,10 @@ class SQLiteEngine:
         return await self._run(lambda _: listeners(self._path, agent))
 
     async def append(self, events: Sequence[Event]) -> None:
-        """Add events to their logs, in this order; returns once they are durable."""
+        """Add events to their logs, in this order, all or none; what a power cut takes can be told again."""
+        await self._log.append(events)
 
-    async def read(
+    def read(
         self,
         log: Log = "events",
         *,
@@ -129,12 +133,12 @@ class SQLiteEngine:
         tasks: Collection[str] = (),
         follow: bool = False,
     ) -> AsyncIterator[Page]:
-        """Read a log."""
-        yield Page((), "", caught_up=True)
+        """Read a log; a position is the name of this log, which is random, and a row."""
+        return self._log.read(log, after, since, tasks, follow=follow)
 
     async def count_dead_letters(self) -> int:
         """How many dead letters there are."""
-        return len(await self.dead_letters())
+        return await self._run(lambda db: int(db.execute("SELECT count(*) FROM dead_letters").fetchone()[0]))
 
     async def health(self, agents: Sequence[str]) -> Health:
         """The version of SQLite; raises EngineUnavailable when the database cannot be written to."""

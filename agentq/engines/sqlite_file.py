@@ -14,7 +14,15 @@ BUSY_SECONDS = 5.0
 WAL_BYTES = 4 * 1024 * 1024
 
 _APPLICATION = 0x61677471  # "agtq", kept in the file's header
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
+_LOGS = (
+    "CREATE TABLE logs (log TEXT PRIMARY KEY, name TEXT NOT NULL, bytes INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID",
+    "INSERT INTO logs (log, name) VALUES ('events', lower(hex(randomblob(8)))), ('output', lower(hex(randomblob(8))))",
+    "CREATE TABLE events (row INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, task_id TEXT, body BLOB NOT NULL)",
+    "CREATE TABLE output (row INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, task_id TEXT, body BLOB NOT NULL)",
+    "CREATE INDEX events_of ON events (task_id) WHERE task_id IS NOT NULL",
+    "CREATE INDEX output_of ON output (task_id) WHERE task_id IS NOT NULL",
+)
 _SCHEMA = f"""
 PRAGMA synchronous = FULL;
 PRAGMA journal_mode = WAL;
@@ -32,11 +40,12 @@ CREATE TABLE dead_letters (
 CREATE TABLE results (
   id INTEGER PRIMARY KEY AUTOINCREMENT, coordinator TEXT NOT NULL, at REAL NOT NULL, body BLOB NOT NULL);
 CREATE INDEX results_of ON results (coordinator, id);
+{";".join(_LOGS)};
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_SCHEMA_VERSION};
 COMMIT;
 """
-_FROM_1_TO_2 = "ALTER TABLE messages ADD COLUMN was_delayed INTEGER NOT NULL DEFAULT 0"
+_UPGRADES = {1: ("ALTER TABLE messages ADD COLUMN was_delayed INTEGER NOT NULL DEFAULT 0",), 2: _LOGS}
 _SETTINGS = """
 PRAGMA synchronous = FULL;
 PRAGMA wal_autocheckpoint = 0;
@@ -164,12 +173,13 @@ def _check_schema(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _upgrade(db: sqlite3.Connection) -> None:
-    """Bring a file of the first schema up to this one; those who have it open go on, they need nothing of it."""
+    """Bring a file of an earlier schema up to this one; those who have it open go on, they need nothing of it."""
     if _version(db) < _SCHEMA_VERSION:
         with transaction(db):
-            if _version(db) < _SCHEMA_VERSION:
-                db.execute(_FROM_1_TO_2)
-                db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+            for version in range(_version(db), _SCHEMA_VERSION):
+                for statement in _UPGRADES[version]:
+                    db.execute(statement)
+            db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
 
 def _version(db: sqlite3.Connection) -> int:

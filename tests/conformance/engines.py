@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from agentq.engine import Delivery, Engine
-from agentq.messages import Envelope, parse_envelope
+from agentq.events import Event
+from agentq.messages import Envelope, parse_envelope, utc_now
 
 NAMES = ("sqlite", "rabbitmq-4.3", "rabbitmq-3.10")
 PATIENCE = 10.0
@@ -113,6 +114,11 @@ def engine_at(kind: str, *where: str) -> Engine:
 def an_envelope(agent: str, task_id: str = "task-1", **more: Any) -> Envelope:
     """A small task for the agent."""
     return Envelope(task_id=task_id, to=agent, type="implementation", instructions="Do it.", **more)
+
+
+def an_event(name: str, kind: str = "progress", task_id: str | None = "task-1", **more: Any) -> Event:
+    """A small event of that id."""
+    return Event(id=name, kind=kind, at=utc_now(), task_id=task_id, **more)
 
 
 async def take(engine: Engine, agent: str) -> Delivery:
