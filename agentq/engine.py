@@ -1,6 +1,6 @@
 """The engine port: what moves envelopes, wakes workers and keeps timers. It is never asked whether a task is done."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
@@ -143,7 +143,7 @@ class Engine(Protocol):
         since: datetime | None = None,
         tasks: Collection[str] = (),
         follow: bool = False,
-    ) -> AsyncIterator[Page]:
+    ) -> AsyncGenerator[Page, None]:
         """Read a log: behind the position `after`, else from about `since`, else from its start.
 
         Ends with a page that has caught up, or goes on for ever when it is to `follow`; each page is safe to keep. With

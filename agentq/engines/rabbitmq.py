@@ -1,7 +1,7 @@
 """The RabbitMQ engine: durable queues that a broker keeps, for agents on many machines."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from weakref import WeakValueDictionary
@@ -170,7 +170,7 @@ class RabbitMQEngine:
         since: datetime | None = None,
         tasks: Collection[str] = (),
         follow: bool = False,
-    ) -> AsyncIterator[Page]:
+    ) -> AsyncGenerator[Page, None]:
         """Read a stream; a position is an offset and the digest of the message there."""
         return self._log.read(log, after, since, tasks, follow=follow)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -70,7 +70,7 @@ class RabbitMQLog:
 
     async def read(
         self, log: Log, after: str | None, since: datetime | None, tasks: Collection[str], *, follow: bool
-    ) -> AsyncIterator[Page]:
+    ) -> AsyncGenerator[Page, None]:
         """Read a stream; see the port."""
         stream = Stream(self._reading, self._names, log)
         end = await stream.end()

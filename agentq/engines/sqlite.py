@@ -4,7 +4,7 @@ import asyncio
 import functools
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -132,7 +132,7 @@ class SQLiteEngine:
         since: datetime | None = None,
         tasks: Collection[str] = (),
         follow: bool = False,
-    ) -> AsyncIterator[Page]:
+    ) -> AsyncGenerator[Page, None]:
         """Read a log; a position is the name of this log, which is random, and a row."""
         return self._log.read(log, after, since, tasks, follow=follow)
 

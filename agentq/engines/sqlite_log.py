@@ -4,7 +4,7 @@ import contextlib
 import functools
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
@@ -47,7 +47,7 @@ class SQLiteLog:
 
     async def read(
         self, log: Log, after: str | None, since: datetime | None, tasks: Collection[str], *, follow: bool
-    ) -> AsyncIterator[Page]:
+    ) -> AsyncGenerator[Page, None]:
         """Read a log; see the port."""
         wanted = Wanted(log, since, tuple(tasks))
         position, end, caught_up = after, -1, False
