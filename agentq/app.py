@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from agentq.doctor import Findings
     from agentq.hands import Hands
     from agentq.papers import Claim
+    from agentq.ledger import Ledger
     from agentq.puller import Puller
     from agentq.transfer import Transfer
     from agentq.why import Queue, Why
@@ -265,6 +266,55 @@ class App:
         import asyncio
 
         from agentq.proof import prove
+
+    # ------------------------------------------------------------------ observing
+
+    @property
+    def ledger_path(self) -> Path:
+        """The ledger's file at this moment; it need not exist."""
+        from agentq.ledger import Shelf
+
+        return Shelf(*self._ledger_place).current()
+
+    @property
+    def _ledger_place(self) -> tuple[Path, str]:
+        from agentq.messages import sha256_hex
+
+        where = (*self.passwordless_broker, self.settings.rabbitmq.vhost or "", self.settings.namespace)
+        return self.settings.data / "ledgers", sha256_hex("\n".join(where).encode())[:16]
+
+    def ledger(self, say: Callable[[str], object]) -> "Ledger":
+        """The ledger as it is; says when it had to be made anew. Raises Unavailable."""
+        from agentq.ledger import Ledger
+
+        ledger = Ledger(*self._ledger_place)
+        if ledger.renewed:
+            say(f"the ledger was made anew: {ledger.renewed}; the log is read from its start")
+        return ledger
+
+    def caught_up_ledger(
+        self, say: Callable[[str], object], progress: Callable[[int], object] = lambda _: None
+    ) -> "Ledger":
+        """The ledger, caught up with the log; says when the log could not be read, or when a part of it was gone.
+
+        `progress` is called with the number of events that have come so far. Raises Unavailable for the file.
+        """
+        import asyncio
+
+        from agentq.ledger import catch_up
+
+        async def read() -> bool:
+            async with self.engine() as engine:
+                return await catch_up(ledger, engine, progress)
+
+        ledger = self.ledger(say)
+        try:
+            if asyncio.run(read()):
+                say("part of the log was gone before it was read (retention); to fill it in: agentq ledger rebuild")
+        except EngineUnavailable as error:
+            as_of = f"{ledger.as_of:%Y-%m-%d %H:%M:%SZ}" if ledger.as_of else "an unknown time"
+            say(f"the log cannot be read, this is as of {as_of} ({error})")
+        return ledger
 
         await asyncio.to_thread(prove, self.store)
         async with self.engine() as engine:

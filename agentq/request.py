@@ -48,6 +48,16 @@ def ahead(flag: str, text: str) -> datetime:
     return when
 
 
+def past(flag: str, text: str) -> datetime:
+    """A flag's time: how long ago, such as `24h`, or a moment in ISO 8601; raises Invalid."""
+    if _DURATION.fullmatch(text.strip()):
+        return utc_now() - timedelta(seconds=seconds(flag, text))
+    try:
+        return moment(flag, text)
+    except Invalid as error:
+        raise Invalid(str(error), hint=f"Write how long ago, such as 24h or 7d. Or a time: {error.hint}") from error
+
+
 def texts_of(request: Envelope, contexts: Mapping[str, bytes | None]) -> dict[str, str | bytes | None]:
     """Everything that people write into a request, by the name of its place; of a plan all its tasks'."""
     if request.is_group:

@@ -19,6 +19,7 @@ COMMANDS = {
     "plan": "Submit tasks that wait for each other, as one.",
     "status": "Tell where a task stands, from its papers alone.",
     "why": "Tell why a task does not move, and what to do.",
+    "list": "List tasks by state, agent, type, label, time or words.",
     "wait": "Wait for tasks to end.",
     "result": "Check a task's evidence and print its result.",
     "verify": "Check the whole chain from a request to its result.",

@@ -14,6 +14,7 @@ from agentq.harmless import quoted as quoted
 from agentq.harmless import visible, visible_json
 from agentq.messages import Completion, Doubted, Message, is_key
 from agentq.request import ahead as ahead
+from agentq.request import past as past
 from agentq.request import seconds as seconds
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ def _checked(text: str | None, what: str, longest: int) -> str | None:
     return text
 
 
-def _checked_id(text: str | None) -> str | None:
+def checked_id(text: str | None) -> str | None:
     return _checked(text, "task id", 128)
 
 
 def checked_ids(texts: list[str] | None) -> list[str]:
-    return [text for text in texts or () if _checked_id(text)]
+    return [text for text in texts or () if checked_id(text)]
 
 
 def checked_name(text: str | None) -> str | None:
@@ -53,7 +54,7 @@ Store = Annotated[
     typer.Option("--store", metavar="URL", help="A folder, file:///… or s3://bucket/prefix", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-TaskId = Annotated[str, typer.Argument(metavar="ID", help="The task's id.", show_default=False, callback=_checked_id)]
+TaskId = Annotated[str, typer.Argument(metavar="ID", help="The task's id.", show_default=False, callback=checked_id)]
 TaskIds = Annotated[
     list[str], typer.Argument(metavar="ID", help="The tasks' ids.", show_default=False, callback=checked_ids)
 ]
@@ -63,7 +64,7 @@ SomeIds = Annotated[
 NewId = Annotated[
     str | None,
     typer.Option(
-        "--id", metavar="ID", help="Your own id; makes repeating safe.", show_default=False, callback=_checked_id
+        "--id", metavar="ID", help="Your own id; makes repeating safe.", show_default=False, callback=checked_id
     ),
 ]
 Sender = Annotated[

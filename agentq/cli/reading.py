@@ -1,0 +1,94 @@
+"""What the commands share that read the ledger."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agentq.cli.terms import say
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from agentq.app import App
+    from agentq.ledger import Ledger, TaskRow
+
+PATIENCE = 0.5
+"""Seconds of reading after which it is worth saying so."""
+
+Cached = Annotated[bool, typer.Option("--cached", help="Answer from the ledger as it is, without reading the log.")]
+
+
+def ledger_of(app: "App", *, cached: bool = False) -> "Ledger":
+    """The ledger, caught up with the log unless that is not wanted; a long reading shows on a terminal."""
+    if cached:
+        return app.ledger(say)
+    with counting("reading the log", "events") as progress:
+        return app.caught_up_ledger(say, progress)
+
+
+@contextlib.contextmanager
+def counting(what: str, of: str) -> Iterator[Callable[[int], None]]:
+    """What to call with a count that grows; it shows on stderr, if that is a terminal, once it takes long."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    counter = _Counter(what, of)
+    try:
+        yield counter.show
+    finally:
+        counter.stop()
+
+
+class _Counter:
+    def __init__(self, what: str, of: str) -> None:
+        self._what, self._of, self._began = what, of, time.monotonic()
+        self._shown: Progress | None = None
+
+    def show(self, count: int) -> None:
+        if self._shown is None and time.monotonic() - self._began > PATIENCE:
+            self._shown = self._start()
+        if self._shown:
+            self._shown.update(self._shown.task_ids[0], completed=count)
+
+    def stop(self) -> None:
+        if self._shown:
+            self._shown.stop()
+
+    def _start(self) -> "Progress":
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        count = TextColumn("{task.completed:,.0f} " + self._of, markup=False)
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), count, TimeElapsedColumn())
+        shown = Progress(*columns, console=Console(stderr=True), transient=True)
+        shown.add_task(self._what, total=None)
+        shown.start()
+        return shown
+
+
+def plain(row: "TaskRow") -> dict[str, Any]:
+    """A task as it is printed in JSON: moments in ISO 8601."""
+    from dataclasses import asdict
+
+    moments = ("created_at", "until", "claimed_at", "cancel_at", "finished_at", "dead_lettered_at", "settled_at")
+    known = asdict(row)
+    del known["place"]
+    return known | {name: iso(known[name]) for name in moments}
+
+
+def iso(seconds: float | None) -> str | None:
+    """Unix seconds as ISO 8601, None for None; what no calendar has is left out."""
+    moment = utc(seconds)
+    return None if moment is None else moment.isoformat()
+
+
+def utc(seconds: float | None) -> datetime | None:
+    """Unix seconds as a moment, None for None and for what no calendar has."""
+    with contextlib.suppress(ValueError, OverflowError, OSError):
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    return None

@@ -1,0 +1,142 @@
+"""The ledger as its readers see it."""
+
+import contextlib
+import heapq
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from agentq.engine import Log, Page
+from agentq.errors import NotFound
+from agentq.events import Event
+from agentq.ledger.file import Shelf, in_our_words, keep_wal_short, open_ledger, transaction
+from agentq.ledger.finding import IS_SILENT, ROW, bounds, queries
+from agentq.ledger.rows import Filter, TaskRow, WorkerRow
+from agentq.ledger.writing import event_of, write
+
+
+class Ledger:
+    """The rows that the log told, in one SQLite file; several processes may use it at once.
+
+    `renewed` says why it had to be made anew, None when it had not. Every method raises Unavailable when the file
+    cannot be used.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._db, self.path, self.renewed = open_ledger(Shelf(folder, name))
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    # ------------------------------------------------------------------ writing
+
+    def apply(self, page: Page, log: Log = "events") -> None:
+        """Bring in a page: its events and the log's position, all of it or nothing. May be repeated, in any order."""
+        with in_our_words(self.path):
+            with transaction(self._db):
+                write(self._db, page.events)
+                self._note(page, log)
+            keep_wal_short(self._db, self.path)
+
+    def tell(self, events: Sequence[Event]) -> None:
+        """Bring in events that were not read from the log, such as those that the papers tell."""
+        with in_our_words(self.path):
+            with transaction(self._db):
+                write(self._db, events)
+            keep_wal_short(self._db, self.path)
+
+    def _note(self, page: Page, log: Log) -> None:
+        as_of = time.time() if page.caught_up else 0.0
+        self._db.execute(
+            "INSERT INTO positions VALUES (?, ?, ?, ?) ON CONFLICT (log) DO UPDATE SET position = excluded.position,"
+            " as_of = max(as_of, excluded.as_of), gap = max(gap, excluded.gap)",
+            (log, page.position, as_of, page.gap),
+        )
+
+    # ------------------------------------------------------------------ where it stands
+
+    @property
+    def position(self) -> str | None:
+        """Up to where the log was read, None before anything was."""
+        return self.position_in("events")
+
+    def position_in(self, log: Log) -> str | None:
+        """The same of either log."""
+        found = self.query("SELECT position FROM positions WHERE log = ?", (log,))
+        return found[0]["position"] if found else None
+
+    @property
+    def as_of(self) -> datetime | None:
+        """When it last had caught up with the log, None when it never had."""
+        found = self.query("SELECT as_of FROM positions WHERE log = 'events' AND as_of > 0")
+        return datetime.fromtimestamp(found[0]["as_of"], UTC) if found else None
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether a part of the log was gone before it was read."""
+        return bool(self.query("SELECT 1 FROM positions WHERE gap"))
+
+    # ------------------------------------------------------------------ reading
+
+    def tasks(self, asked: Filter, limit: int = 20, before: str | None = None) -> list[TaskRow]:
+        """The newest tasks that a filter means, below the task `before` if given; raises NotFound for an unknown."""
+        within = bounds(asked)
+        if before is not None:
+            within["before"] = min(within["before"], self._place(before))
+        found = [self._rows(query.sql, query.arguments | within | {"limit": limit}) for query in queries(asked)]
+        return list(heapq.merge(*found, key=lambda row: -row.place))[:limit]
+
+    def task(self, task_id: str) -> TaskRow | None:
+        """One task, None when the log told nothing of it."""
+        found = self._rows(f"{ROW} tasks t WHERE t.task_id = :task_id AND t.state IS NOT NULL", {"task_id": task_id})
+        return found[0] if found else None
+
+    def retries(self, task_id: str) -> list[TaskRow]:
+        """The tasks that repeat a task, oldest first."""
+        return self._rows(f"{ROW} tasks t WHERE t.retry_of = :task_id ORDER BY t.id", {"task_id": task_id})
+
+    def events(self, task_id: str) -> list[Event]:
+        """What was told of a task, by the tellers' clocks; without output and progress."""
+        found = self.query("SELECT * FROM events WHERE task_id = ? ORDER BY at", (task_id,))
+        return [event_of(row) for row in found]
+
+    def workers(self) -> list[WorkerRow]:
+        """All workers that were ever heard of, those heard of last first."""
+        sql = f"SELECT *, {IS_SILENT} AS silent FROM workers ORDER BY heard_at DESC"
+        return [WorkerRow.of(row) for row in self.query(sql, {"now": time.time()})]
+
+    def query(self, sql: str, arguments: Sequence[Any] | Mapping[str, Any] = ()) -> list[sqlite3.Row]:
+        """The rows of a statement that only reads."""
+        with in_our_words(self.path):
+            return self._db.execute(sql, arguments).fetchall()
+
+    @contextlib.contextmanager
+    def one_moment(self) -> Iterator[None]:
+        """Whatever is read meanwhile is read as of one moment."""
+        with in_our_words(self.path):
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.execute("ROLLBACK")
+
+    def _rows(self, sql: str, arguments: dict[str, Any]) -> list[TaskRow]:
+        return [TaskRow.of(row) for row in self.query(sql, arguments | {"now": time.time()})]
+
+    def _place(self, task_id: str) -> int:
+        found = self.query("SELECT id FROM tasks WHERE task_id = ?", (task_id,))
+        if not found:
+            raise NotFound(
+                f"the ledger knows no task {task_id}", hint="Give --before an id that `agentq list` printed."
+            )
+        return int(found[0]["id"])

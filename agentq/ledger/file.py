@@ -1,0 +1,190 @@
+"""The ledger's file: found, made, and made anew when it is damaged or another version's; its failures in our words.
+
+A file that is replaced gets the next number in its name. Who has the old one open goes on with it, and SQLite, which
+knows a file and its journal by their names, never mixes the two up.
+"""
+
+import contextlib
+import re
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from agentq.errors import AgentqError, Unavailable
+from agentq.ledger.schema import APPLICATION, SCHEMA, VERSION
+
+BUSY_SECONDS = 30.0
+WAL_BYTES = 16 * 1024 * 1024
+HINT = "Choose a folder that this user may write to: AGENTQ_DATA, or `data` in agentq.toml."
+
+_SETTINGS = "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 0;"
+_WORDS = {
+    sqlite3.SQLITE_BUSY: ("is being written to by another process", "Try again."),
+    sqlite3.SQLITE_FULL: ("cannot grow: the disk is full", "Free some space and try again."),
+    sqlite3.SQLITE_READONLY: ("cannot be written to", HINT),
+    sqlite3.SQLITE_CANTOPEN: ("cannot be opened", HINT),
+    sqlite3.SQLITE_IOERR: ("cannot be read or written", f"Check the disk; a network file system will not do. {HINT}"),
+    sqlite3.SQLITE_CORRUPT: ("is damaged", "Make it anew: agentq ledger rebuild"),
+    sqlite3.SQLITE_NOTADB: ("is damaged", "Make it anew: agentq ledger rebuild"),
+}
+
+T = TypeVar("T")
+
+
+class Opened(NamedTuple):
+    """An open ledger, where it is, and why it had to be made anew, if it had to."""
+
+    db: sqlite3.Connection
+    path: Path
+    renewed: str | None
+
+
+class Shelf(NamedTuple):
+    """Where one broker's ledger is: the file of that name with the highest number."""
+
+    folder: Path
+    name: str
+
+    def current(self) -> Path:
+        """The file to be used now; it need not exist."""
+        return self.numbered(max(self.numbers(), default=1))
+
+    def following(self) -> Path:
+        """The file that takes the place of the current one once it exists."""
+        return self.numbered(max(self.numbers(), default=0) + 1)
+
+    def numbered(self, number: int) -> Path:
+        """The file with that number."""
+        return self.folder / f"{self.name}.{number}.db"
+
+    def numbers(self) -> list[int]:
+        """The numbers of the files that there are."""
+        pattern = re.compile(rf"{re.escape(self.name)}\.([0-9]+)\.db")
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return [int(found[1]) for path in self.folder.iterdir() if (found := pattern.fullmatch(path.name))]
+        return []
+
+    def clear(self, before: Path) -> None:
+        """Remove what an earlier file left."""
+        for number in self.numbers():
+            path = self.numbered(number)
+            if path != before and number < int(before.name.split(".")[-2]):
+                for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+                    path.with_name(name).unlink(missing_ok=True)
+
+
+def open_ledger(shelf: Shelf) -> Opened:
+    """A connection to the current file, made anew if need be; raises Unavailable."""
+    path = shelf.current()
+    with in_our_words(path):
+        if not path.exists():
+            make(path)
+            return Opened(_connect(path), path, None)
+        try:
+            db = _connect(path)
+        except sqlite3.OperationalError:
+            if path == (again := shelf.current()):
+                raise
+            return Opened(_connect(again), again, None)  # it was replaced meanwhile
+        except sqlite3.DatabaseError:
+            return _renew(shelf, "it was damaged")
+        if wrong := _wrong(db):
+            db.close()
+            return _renew(shelf, wrong)
+        return Opened(db, path, None)
+
+
+def _renew(shelf: Shelf, why: str) -> Opened:
+    path = shelf.following()
+    make(path)
+    shelf.clear(path)
+    return Opened(_connect(path), path, why)
+
+
+def make(path: Path) -> None:
+    """Make an empty ledger, whole or not at all; one that somebody else made meanwhile is as good."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
+            db.executescript(SCHEMA)
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(new)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(
+        f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    try:
+        db.executescript(_SETTINGS)
+    except BaseException:
+        db.close()
+        raise
+    db.row_factory = sqlite3.Row
+    return db
+
+
+def _wrong(db: sqlite3.Connection) -> str | None:
+    """Why the file cannot be used as it is."""
+    try:
+        (application,) = db.execute("PRAGMA application_id").fetchone()
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        db.execute("SELECT count(*) FROM positions").fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+            raise
+        return "it was no ledger"
+    except sqlite3.DatabaseError:
+        return "it was damaged"
+    if application != APPLICATION:
+        return "it was no ledger"
+    if version != VERSION:
+        return f"another version of agentq made it ({version}, this one makes {VERSION})"
+    return None
+
+
+@contextlib.contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """All of it or nothing, and nobody else writes meanwhile."""
+    db.execute("BEGIN IMMEDIATE")
+    with db:
+        yield
+
+
+def keep_wal_short(db: sqlite3.Connection, path: Path, limit: int = WAL_BYTES) -> None:
+    """Bring the journal in when it has become long."""
+    # Before 3.51.3 SQLite may damage a file whose log is brought in just when another process begins it anew. So it is
+    # never left to SQLite: whoever does it keeps writers away, and waits for no reader.
+    wal = path.with_name(f"{path.name}-wal")
+    with contextlib.suppress(sqlite3.Error, FileNotFoundError):
+        if wal.stat().st_size > limit:
+            with transaction(db), contextlib.closing(sqlite3.connect(path)) as other:
+                other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+
+@contextlib.contextmanager
+def in_our_words(path: Path) -> Iterator[None]:
+    """Raise what SQLite or the system complain of as Unavailable."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise _translated(error, path) from error
+
+
+def guarded(path: Path, job: Callable[[], T]) -> T:
+    """The job's answer, with failures in our words."""
+    with in_our_words(path):
+        return job()
+
+
+def _translated(error: sqlite3.Error | OSError, path: Path) -> AgentqError:
+    if isinstance(error, OSError):
+        return Unavailable(f"the ledger cannot be kept at {error.filename or path}: {error.strerror}", hint=HINT)
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # without what extends it
+    what, hint = _WORDS.get(code, ("cannot be used", ""))
+    return Unavailable(f"the ledger {path} {what} (SQLite: {error})", hint=hint)
