@@ -35,13 +35,13 @@ def open_engine(settings: Settings) -> Engine:
     """The engine behind the settings' broker URLs; nothing is connected yet."""
     if not settings.broker[0].startswith("sqlite:"):
         return _open_rabbitmq(settings)
-    from agentq.engines.sqlite import SQLiteEngine
+    from agentq.engines.sqlite import Retention, SQLiteEngine
 
-    return SQLiteEngine(Path(unquote(urlsplit(settings.broker[0]).path)))
+    return SQLiteEngine(Path(unquote(urlsplit(settings.broker[0]).path)), Retention(**settings.log.model_dump()))
 
 
 def _open_rabbitmq(settings: Settings) -> Engine:
-    from agentq.engines.rabbitmq import RabbitMQEngine, RabbitMQSettings
+    from agentq.engines.rabbitmq import RabbitMQEngine, RabbitMQSettings, Retention
 
     section = settings.rabbitmq
     return RabbitMQEngine(
@@ -57,6 +57,7 @@ def _open_rabbitmq(settings: Settings) -> Engine:
             cert_file=section.cert_file,
             key_file=section.key_file,
             verify=section.verify,
+            retention=Retention(**settings.log.model_dump()),
         )
     )
 

@@ -46,6 +46,15 @@ class S3Section(Section):
     retry_seconds: Seconds = 10.0
 
 
+class LogSection(Section):
+    """How long the log and what agents print are kept: what is older, or too much, goes, oldest first."""
+
+    events_days: Annotated[int, Field(ge=1, le=36500)] = 30
+    events_bytes: Annotated[int, Field(ge=1_000_000)] = 1_000_000_000
+    output_days: Annotated[int, Field(ge=1, le=36500)] = 3
+    output_bytes: Annotated[int, Field(ge=1_000_000)] = 2_000_000_000
+
+
 class Settings(Section):
     """Everything that says where the engine and the store are, and who is who."""
 
@@ -62,6 +71,7 @@ class Settings(Section):
     umask: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "077"
     rabbitmq: RabbitMQSection = RabbitMQSection()
     s3: S3Section = S3Section()
+    log: LogSection = LogSection()
     source: str = "defaults"
 
     @field_validator("broker", mode="before")

@@ -48,6 +48,8 @@ class Health:
     version: str
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unbounded: tuple[str, ...] = ()
+    """Logs that nothing cuts, as far as this user may see: they grow until the disk is full."""
 
 
 @dataclass(frozen=True, slots=True)

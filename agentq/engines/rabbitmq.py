@@ -13,6 +13,7 @@ from pamqp.commands import Basic
 from agentq.engine import DeadLetter, Declared, Guard, Health, Log, Page
 from agentq.engines import rabbitmq_wire as wire
 from agentq.engines import topology
+from agentq.engines.log import Retention
 from agentq.engines.rabbitmq_link import (
     CLOSE_SECONDS,
     FOREIGN,
@@ -29,7 +30,7 @@ from agentq.engines.topology import Exchange, Names, Queue, RabbitMQSettings
 from agentq.events import Event
 from agentq.messages import Completion, Envelope
 
-__all__ = ["RabbitMQEngine", "RabbitMQSettings"]
+__all__ = ["RabbitMQEngine", "RabbitMQSettings", "Retention"]
 
 NOTICE_SECONDS = 3.0
 Thing = Exchange | Queue
@@ -56,7 +57,7 @@ class RabbitMQEngine:
     async def declare(self, agents: Sequence[str], coordinators: Sequence[str]) -> Declared:
         """Make what is missing, after all that exists was compared: a Conflict leaves nothing half-made."""
         version = topology.parse_version(await self._version())
-        plan = topology.topology(version, self._names.namespace, agents, coordinators)
+        plan = topology.topology(version, self._names.namespace, agents, coordinators, self._settings.retention)
         found = [thing for thing in plan if await self._exists(thing)]
         missing = [thing for thing in plan if thing not in found]
         for thing in (*found, *missing):
@@ -192,7 +193,9 @@ class RabbitMQEngine:
                     missing.append(thing)
             except NotPermitted:
                 hidden.append(thing)
-        return Health("RabbitMQ", text, _labels(missing), (*topology.notes(version), *_unseen(hidden)))
+        notes = (*topology.notes(version), *_unseen(hidden))
+        seen = [queue for queue in plan.queues if queue.is_stream and queue not in (*missing, *hidden)]
+        return Health("RabbitMQ", text, _labels(missing), notes, await self._log.unbounded(seen))
 
     async def close(self) -> None:
         """Close all connections in bounded time; a delivery that was not acknowledged is delivered again."""

@@ -18,7 +18,7 @@ from pamqp.exceptions import PAMQPException
 from yarl import URL
 
 from agentq.engines import tls
-from agentq.engines.topology import RabbitMQSettings
+from agentq.engines.topology import BOUNDS, SEGMENT, RabbitMQSettings
 from agentq.errors import AgentqError, Conflict, EngineUnavailable, Invalid
 
 CLOSE_SECONDS = 3.0
@@ -76,11 +76,17 @@ def translate(error: Exception, doing: str, where: str) -> AgentqError:
 
 
 def _differs(found: re.Match[str], where: str) -> Conflict:
+    name, argument = found["name"], found["argument"]
+    hint = f"when nothing waits in it, delete {name!r} and run `agentq init` again, or set another `namespace`"
+    if argument in (*BOUNDS, SEGMENT):
+        hint = (
+            f"set [log] in agentq.toml to what it has, or delete the stream {name!r} and run `agentq init` again: "
+            "that loses the log until now, and no task"
+        )
     return Conflict(
-        f"{found['kind']} {found['name']!r} at {where} exists with another {found['argument']}: "
+        f"{found['kind']} {name!r} at {where} exists with another {argument}: "
         f"it has {_plain(found['current'])}, agentq needs {_plain(found['needed'])}",
-        hint=f"when nothing waits in it, delete {found['name']!r} and run `agentq init` again, "
-        "or set another `namespace`",
+        hint=hint,
     )
 
 

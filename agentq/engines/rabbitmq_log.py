@@ -15,9 +15,9 @@ from pamqp.commands import Basic
 from agentq.engine import Log, Page
 from agentq.engines import rabbitmq_wire as wire
 from agentq.engines.log import PAGE, log_of, readable, written
-from agentq.engines.rabbitmq_link import Link, Slot, close_channel, translated, twice
-from agentq.engines.topology import EVENT_KEY, OUTPUT_KEY, Names, RabbitMQSettings
-from agentq.errors import EngineUnavailable
+from agentq.engines.rabbitmq_link import Link, NotPermitted, Slot, close_channel, translated, twice
+from agentq.engines.topology import BOUNDS, EVENT_KEY, OUTPUT_KEY, Names, Queue, RabbitMQSettings
+from agentq.errors import Conflict, EngineUnavailable
 from agentq.events import Event
 from agentq.messages import sha256_hex, utc_now
 
@@ -89,6 +89,21 @@ class RabbitMQLog:
                 yield Page(_events(messages, tasks), position, caught_up, gap)
                 gap = False
                 await stream.acknowledge(slot, messages[-1])
+
+    async def unbounded(self, streams: Iterable[Queue]) -> tuple[str, ...]:
+        """The names of those streams that nothing in their arguments bounds, as far as the broker tells this user."""
+        return tuple([stream.name for stream in streams if await self._is_unbounded(stream.name)])
+
+    async def _is_unbounded(self, name: str) -> bool:
+        # It is declared without bounds: of the arguments that differ, the broker names these first.
+        try:
+            async with self._reading.question(f"look at what bounds {name}") as channel:
+                await channel.queue_declare(name, durable=True, arguments={"x-queue-type": "stream"})
+        except NotPermitted:
+            return False
+        except Conflict as differs:
+            return not any(bound in str(differs) for bound in BOUNDS)
+        return True
 
     async def close(self) -> None:
         """End whoever reads."""

@@ -21,6 +21,8 @@ from agentq.errors import EngineUnavailable
 from agentq.events import Event
 from agentq.messages import PRIORITIES, Completion, Envelope
 
+__all__ = ["Retention", "SQLiteDelivery", "SQLiteEngine"]
+
 LOOK_SECONDS = 0.5
 RESULTS_KEPT = 10_000
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from agentq.engines.log import Retention
 from agentq.messages import Priority
 
 PRIORITY: Mapping[Priority, int] = {"low": 1, "normal": 4, "high": 6, "urgent": 9}
@@ -17,7 +18,9 @@ STRICT_QUORUM_SINCE = (4, 3)
 DELIVERY_LIMIT = 1000
 UNLIMITED = 2**31 - 1
 DAY = 24 * 3600
-GIGABYTE = 10**9
+SEGMENT_BYTES = 50_000_000
+"""A stream is cut by whole segments, so the largest has a few of them."""
+BOUNDS, SEGMENT = ("x-max-length-bytes", "x-max-age"), "x-stream-max-segment-size-bytes"
 
 Version = tuple[int, int]
 Arguments = Mapping[str, str | int]
@@ -38,6 +41,7 @@ class RabbitMQSettings:
     cert_file: Path | None = None
     key_file: Path | None = None
     verify: bool = True
+    retention: Retention = field(default_factory=Retention)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,11 @@ class Queue:
     arguments: Arguments
     source: str
     key: str = ""
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is one of the log's."""
+        return self.arguments.get("x-queue-type") == "stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +149,13 @@ def hop(delay: float) -> tuple[int, float]:
     return rung, max(0.0, round(delay - rung, 3))
 
 
-def topology(version: Version, namespace: str, agents: Sequence[str], coordinators: Sequence[str]) -> Topology:
+def topology(
+    version: Version,
+    namespace: str,
+    agents: Sequence[str],
+    coordinators: Sequence[str],
+    retention: Retention = Retention(),
+) -> Topology:
     """What a broker of this version needs for these agents and coordinators."""
     names = Names(namespace)
     return Topology(
@@ -156,8 +171,8 @@ def topology(version: Version, namespace: str, agents: Sequence[str], coordinato
             *(_tasks(names, agent, version) for agent in dict.fromkeys(agents)),
             *(_delay(names, rung) for rung in RUNGS),
             *(_results(names, coordinator) for coordinator in dict.fromkeys(coordinators)),
-            _stream(names, names.events, EVENT_KEY, days=30, size=GIGABYTE),
-            _stream(names, names.output, OUTPUT_KEY, days=3, size=2 * GIGABYTE),
+            _stream(names, names.events, EVENT_KEY, *retention.of("events")),
+            _stream(names, names.output, OUTPUT_KEY, *retention.of("output")),
         ),
     )
 
@@ -224,11 +239,11 @@ def _results(names: Names, coordinator: str) -> Queue:
     return Queue(names.result_queue(coordinator), arguments, names.results, coordinator)
 
 
-def _stream(names: Names, name: str, key: str, *, days: int, size: int) -> Queue:
+def _stream(names: Names, name: str, key: str, days: int, size: int) -> Queue:
     arguments: Arguments = {
         "x-queue-type": "stream",
         "x-max-age": f"{days}D",
         "x-max-length-bytes": size,
-        "x-stream-max-segment-size-bytes": 50_000_000,
+        SEGMENT: min(SEGMENT_BYTES, size // 4),
     }
     return Queue(name, arguments, names.events, f"{key}.#")
