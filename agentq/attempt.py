@@ -42,6 +42,7 @@ from agentq.quota import Growth, Quota
 from agentq.records import Records
 from agentq.runner import Job, Ran, Runner
 from agentq.scratch import Scratch
+from agentq.telling import Telling
 from agentq.verdict import Settle, Start, Verdict
 from agentq.workspace import Workspace, open_workspace
 
@@ -79,7 +80,10 @@ class AttemptRun:
         self._gone_at = self._began
         self._stopped: Stopped = "proven"  # nothing runs yet
         self._upkeep: list[asyncio.Task[None]] = []
-        self.keeper = Keeper(bench.records, bench.engine, bench.profile.limits, start, delivery)
+        self._listening: asyncio.Task[None] | None = None
+        limits = bench.profile.limits
+        self.telling = Telling(bench.records.journal, self._envelope.task_id, self._number, bench.profile.agent, limits)
+        self.keeper = Keeper(bench.records, bench.engine, limits, start, delivery)
 
     async def run(self) -> Verdict:
         """Run the agent, commit its result or end the attempt, and clean up; never raises for what the agent did."""
@@ -93,6 +97,8 @@ class AttemptRun:
             raise
         finally:
             await cancelled(*self._upkeep)
+            if self._listening:
+                await self._listening
         await asyncio.to_thread(self._clean)
         return verdict
 
@@ -112,7 +118,13 @@ class AttemptRun:
         growth = await asyncio.to_thread(Growth, (self._scratch.output, job.workdir))
         limit = self._bench.profile.limits.attempt_bytes
         self._upkeep.append(asyncio.create_task(growth.watch(limit, lambda: self.keeper.ask("overfull"))))
-        return await self._unless_stopped(self._bench.runner, job)
+        self._upkeep.append(asyncio.create_task(self.telling.watch(job.output)))
+        self._listening = asyncio.create_task(self.telling.run())
+        self.telling.progress("agent started")
+        try:
+            return await self._unless_stopped(self._bench.runner, replace(job, heard=self.telling.hear))
+        finally:
+            self.telling.end()
 
     async def _unless_stopped(self, runner: Runner, job: Job) -> Ran:
         """Run a program to its end, and note when, and whether, all of it was gone."""
@@ -297,6 +309,7 @@ class AttemptRun:
         collector = Collector(self._records, self._prefix, Quota(limits.artifact_bytes, limits.attempt_bytes))
         if not self._scratch.root.exists():
             return collector.evidence, ""
+        self.telling.progress("collecting evidence")
         await patiently(functools.partial(self._add_own, collector))
         if ran.ended == "done":
             await self._verify(collector)
@@ -333,6 +346,7 @@ class AttemptRun:
         section = self._bench.profile.evidence
         if self._bench.verifier is None or self._workspace is None:
             return
+        self.telling.progress("verifying")
         job = self._job("", self._workspace.path, self._scratch.tests, section.verify_seconds)
         ran = await self._unless_stopped(self._bench.verifier, job)
         if ran.ended != "done":

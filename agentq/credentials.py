@@ -7,7 +7,7 @@ starts from a fixed text and looks a bounded way from there, so that the time is
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain, islice, pairwise
 from math import log2
@@ -96,9 +96,14 @@ def in_words(find: Find) -> str:
 def masked(text: str) -> str:
     """The text with every credential that is found in it replaced by a word."""
     data = text.encode(errors="backslashreplace")
-    for find in reversed(finds(data)):
+    return blanked(data, finds(data)).decode()
+
+
+def blanked(data: bytes, found: Sequence[Find]) -> bytes:
+    """The text with a word in the place of each of these, which stand in its order."""
+    for find in reversed(found):
         data = b"%s[%s withheld]%s" % (data[: find.start], find.kind.encode(), data[find.end :])
-    return data.decode()
+    return data
 
 
 def _told(name: str, text: str | bytes) -> Iterator[str]:

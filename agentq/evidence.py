@@ -10,6 +10,7 @@ from agentq.commit import REPORT
 from agentq.errors import Invalid
 from agentq.harmless import one_line
 from agentq.messages import SUMMARY_LIMIT, Artifact, shorten
+from agentq.note import NOTE
 from agentq.proposal import PROPOSAL
 from agentq.quota import Quota
 from agentq.records import Records
@@ -153,7 +154,7 @@ def _files(folder: Path) -> tuple[list[Path], list[str]]:
 
 def _is_word(path: Path, folder: Path) -> bool:
     """Whether a file is the agent's word to its worker, not evidence."""
-    return path.parent == folder and (path.name == NOT_BEFORE or path.name.startswith(PROPOSAL))
+    return path.parent == folder and (path.name == NOT_BEFORE or path.name.startswith((PROPOSAL, NOTE)))
 
 
 def _name(path: Path) -> tuple[str, str]:

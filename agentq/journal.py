@@ -3,13 +3,15 @@
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from agentq.errors import AgentqError, EngineUnavailable
 from agentq.events import OUTPUT, Event
 
 if TYPE_CHECKING:
+    import asyncio
+
     from agentq.engine import Engine
 
 LIMIT = 10_000
@@ -25,8 +27,12 @@ class Journal:
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
         self._lock = threading.Lock()
+        self._turn: asyncio.Lock | None = None
+        self._is_shedding = False
         self.dropped = 0
         """How many were left out because no engine took them for too long."""
+        self.on_told: Callable[[], None] = lambda: None
+        """Called after each `tell`, in the thread of whoever told."""
 
     def __len__(self) -> int:
         return len(self._events)
@@ -36,15 +42,21 @@ class Journal:
         with self._lock:
             self._events.extend(events)
             self._shed()
+        self.on_told()
 
     async def hand_on(self, engine: "Engine") -> None:
-        """Append all of it; what the engine did not take is kept. Raises EngineUnavailable."""
-        while events := self._take():
-            try:
-                await engine.append(events)
-            except BaseException:  # also when cancelled: what was appended twice is dropped by its id
-                self._put_back(events)
-                raise
+        """Append all of it, also what another hand is just appending; what the engine did not take is kept.
+
+        Raises EngineUnavailable.
+        """
+        async with self._one_at_a_time():
+            while events := self._take():
+                try:
+                    await engine.append(events)
+                except BaseException:  # also when cancelled: what was appended twice is dropped by its id
+                    self._put_back(events)
+                    raise
+            self._is_shedding = False
 
     async def try_to_hand_on(self, engine: "Engine") -> AgentqError | None:
         """The same in bounded time, for a step that must not fail for it; what hindered it, if anything."""
@@ -58,6 +70,14 @@ class Journal:
                 return error
             return None
         return EngineUnavailable(f"the log did not take an event within {SECONDS:g} s")
+
+    def _one_at_a_time(self) -> "asyncio.Lock":
+        """The lock of those who append: nobody takes what is on its way for appended."""
+        if self._turn is None:
+            import asyncio
+
+            self._turn = asyncio.Lock()
+        return self._turn
 
     def _take(self) -> list[Event]:
         with self._lock:
@@ -74,3 +94,13 @@ class Journal:
         kept = [event for event in self._events if event.kind != OUTPUT][-LIMIT:]
         self.dropped += len(self._events) - len(kept)
         self._events = deque(kept)
+        if not self._is_shedding:
+            self._is_shedding = True
+            _warn()
+
+
+def _warn() -> None:
+    import logging  # here, because the commands that only read import this module too
+
+    text = "the log takes no events, and %d wait: what agents print is left out of it, then the oldest events"
+    logging.getLogger("agentq").warning(text, LIMIT)

@@ -41,19 +41,23 @@ class EvidenceSection(Section):
 
 
 class LimitsSection(Section):
-    """How long, how much and how many at once. Times are seconds; `attempt_bytes` bounds all that an attempt leaves."""
+    """How long, how much and how many at once. Times are seconds; `attempt_bytes` bounds all that an attempt leaves,
+    `live_bytes` what of its output goes into the log."""
 
     timeout_seconds: Seconds = 7200.0
     silence_seconds: Seconds | None = None
     output_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
     artifact_bytes: Annotated[int, Field(gt=0)] = 1024**3
     attempt_bytes: Annotated[int, Field(gt=0)] = 4 * 1024**3
+    live_bytes: Annotated[int, Field(ge=0)] = 8 * 1024 * 1024
+    live_bytes_per_second: Annotated[int, Field(ge=0)] = 64 * 1024
     parallel: Annotated[int, Field(ge=1, le=64)] = 1
     drain_seconds: Seconds | None = None
     lease_seconds: Seconds = 20.0
     renew_seconds: Seconds = 5.0
     sweep_seconds: Seconds = 30.0
     look_seconds: Seconds = 0.5
+    heartbeat_seconds: Seconds = 10.0
 
     @model_validator(mode="after")
     def _renewed_in_time(self) -> Self:

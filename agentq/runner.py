@@ -1,7 +1,7 @@
 """The runner port: how an agent is started and what came of it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -16,8 +16,8 @@ NOT_BEFORE = "not-before"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One attempt as the runner sees it. Times are seconds; `output` gets the agent's own files; once `stop` is set,
-    the agent has to end."""
+    """One attempt as the runner sees it. Times are seconds; `output` gets the agent's own files; `heard` is called with
+    what it prints, in parts, and the stream's number (1 or 2), and must be quick; once `stop` is set, it has to end."""
 
     task_id: str
     attempt: int
@@ -31,6 +31,7 @@ class Job:
     silence_seconds: float | None = None
     output_limit: int | None = None
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    heard: Callable[[int, bytes], None] = lambda stream, chunk: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
+from agentq import logs
 from agentq.attempt import AttemptRun, Bench
 from agentq.claim import Claims, end_of, terms_of
 from agentq.credentials import masked
 from agentq.deliveries import carry_out
 from agentq.engine import Delivery, Engine
-from agentq.errors import EngineUnavailable, StoreUnavailable, Unavailable
-from agentq.messages import Completion
+from agentq.errors import EngineUnavailable, Invalid, StoreUnavailable, Unavailable
+from agentq.messages import Completion, parse_envelope
 from agentq.ownership import bury_orphaned, stop_silent, this_process
 from agentq.patience import cancelled, patiently, repeated
+from agentq.presence import Presence
 from agentq.profile import Profile
 from agentq.proof import prove
+from agentq.pump import Pump
 from agentq.records import Records
 from agentq.runner import Runner
 from agentq.salvage import salvage
@@ -63,6 +66,8 @@ class Worker:
         )
         self._bench = Bench(records, engine, runner, verifier, profile, self._claims, data / "scratch" / profile.agent)
         self._sweep = Sweep(records, engine, self._claims, profile.agent, self._settle)
+        self._pump = Pump(records.journal, engine)
+        self._presence = Presence(records.journal, engine, profile, records.store.url, self._at_work)
         self._draining = asyncio.Event()
         self._stopping = False
         self._over = asyncio.Event()
@@ -76,18 +81,22 @@ class Worker:
         """
         await self._unless_draining(patiently(functools.partial(prove, self._records.store)))
         slots = [asyncio.create_task(self._slot()) for _ in range(self._profile.limits.parallel)]
-        upkeep = [asyncio.create_task(step) for step in (self._recover(), self._sweep_forever())]
-        over = asyncio.create_task(self._over.wait())
+        steps = (self._recover(), self._sweep_forever(), self._pump.run())
+        upkeep = [asyncio.create_task(step) for step in steps]
+        over, why = asyncio.create_task(self._over.wait()), "broke"
         try:
             ended: asyncio.Future[list[None]] = asyncio.gather(*slots)
             waiting: set[asyncio.Future[Any]] = {ended, over}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
                 ended.result()
+                why = "stopped" if self._stopping else "drained"
             else:
+                why = "did not wait any longer"
                 log.warning("ended without waiting any longer; what is left is healed by the next worker")
         finally:
             await cancelled(*slots, *upkeep, over)
+            await self._presence.down(why)
 
     def drain(self) -> None:
         """Take nothing new and end when what runs has ended; the second call stops what runs, uncounted."""
@@ -95,6 +104,7 @@ class Worker:
             return self.stop()
         self._draining.set()
         log.info("draining: %d running", len(self._running))
+        self._presence.draining()
         self._after(LET_GO_SECONDS, self._let_go)
         if seconds := self._profile.limits.drain_seconds:
             self._after(seconds, self.stop)
@@ -120,7 +130,8 @@ class Worker:
         while not self._draining.is_set():
             delivery = await self._next()
             if delivery is not None:
-                await self._handle(delivery)
+                with logs.about(**_subject(delivery)):
+                    await self._handle(delivery)
 
     async def _next(self) -> Delivery | None:
         """The next delivery, None when draining began."""
@@ -156,7 +167,10 @@ class Worker:
         if isinstance(verdict, LookAgain):
             await asyncio.sleep(verdict.after)
             verdict = await self._pick_up(delivery, looked=True)
-        return await self._attempt(verdict, delivery) if isinstance(verdict, Start) else verdict
+        if not isinstance(verdict, Start):
+            return verdict
+        with logs.about(attempt=verdict.claim.attempt):
+            return await self._attempt(verdict, delivery)
 
     async def _pick_up(self, delivery: Delivery, *, looked: bool) -> Verdict:
         pick_up = functools.partial(
@@ -198,7 +212,8 @@ class Worker:
             if await patiently(functools.partial(self._records.marks.is_open, task_id)):
                 log.info("%s: %s (attempt %d)", task_id, manifest.status, manifest.attempt)
                 step = functools.partial(settle, self._records, self._engine, manifest)
-                await repeated(step, StoreUnavailable, "store")
+                with logs.about(task=task_id, attempt=manifest.attempt):
+                    await repeated(step, StoreUnavailable, "store")
 
     # ------------------------------------------------------------------ staying up
 
@@ -208,7 +223,13 @@ class Worker:
             await self._engine_back(self._sweep.recover)
         except Exception:
             log.exception("not everything could be looked through")
+        self._presence.up()
         self._on_ready()
+        await self._presence.beat()
+
+    def _at_work(self) -> list[dict[str, object]]:
+        """What runs, for the heartbeat."""
+        return [attempt.telling.at_work() for attempt in self._running]
 
     async def _sweep_forever(self) -> None:
         salvaging = functools.partial(salvage, self._records, self._profile, self._bench.scratch)
@@ -228,3 +249,12 @@ class Worker:
     async def _engine_back(self, step: Callable[[], Awaitable[T]]) -> T:
         """Repeat a step for as long as the engine is unavailable."""
         return await repeated(step, EngineUnavailable, "engine")
+
+
+def _subject(delivery: Delivery) -> dict[str, object]:
+    """What the log lines of a delivery are about."""
+    try:
+        envelope = parse_envelope(delivery.body)
+    except Invalid:
+        return {}
+    return {"task": envelope.task_id, "trace_id": logs.trace_id(envelope.traceparent)}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentq.cli.worker import _Lines
+from agentq.logs import Lines
 from agentq.errors import Invalid
 from agentq.evidence import FAULTS_TOLD, Evidence
 from agentq.handover import Handover, Piece
@@ -132,7 +132,7 @@ def test_text_is_made_visible_and_json_stays_the_same_json() -> None:
 def test_a_log_record_is_one_line_and_a_traceback_cannot_pass_for_one() -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_Lines("%(levelname)s %(message)s"))
+    handler.setFormatter(Lines("%(levelname)s %(message)s"))
     log = logging.Logger("untrusted")
     log.addHandler(handler)
     log.warning("%s: ended: %s", "task-1", HOSTILE)

@@ -27,6 +27,7 @@ COMMANDS = {
     "claim": "Take an agent's next task, to do it yourself.",
     "renew": "Keep a task that you claimed.",
     "release": "Give back a task for another try.",
+    "note": "Say what you are doing now, inside a running agent.",
     "complete": "Say that a task is done, inside its agent or by hand.",
     "fail": "Say that a task cannot be done, inside its agent or by hand.",
     "cancel": "Cancel a task or a plan, and stop what runs of it.",

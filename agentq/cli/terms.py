@@ -101,6 +101,12 @@ AgentNames = Annotated[
     ),
 ]
 TakeOver = Annotated[bool, typer.Option("--take-over", help="End a running attempt too.")]
+LogFormat = Annotated[
+    str,
+    typer.Option(
+        "--log-format", metavar="text|json", envvar="AGENTQ_LOG_FORMAT", help="How a daemon logs: one record a line."
+    ),
+]
 AllowSecrets = Annotated[
     bool, typer.Option("--allow-secrets", help="Let through what looks like a credential and is none.")
 ]

@@ -1,6 +1,7 @@
 """The command runner: any program that reads a prompt, prints, and says how it went by its exit code."""
 
 import asyncio
+import functools
 import os
 import re
 import shutil
@@ -80,7 +81,7 @@ class CommandRunner:
         with ExitStack() as stack:
             stdin, environment = stack.enter_context(self._prompt(job))
             transcript = stack.enter_context(job.transcript.open("ab", buffering=0))
-            output = stack.enter_context(_output(transcript, job.output_limit))
+            output = stack.enter_context(_output(transcript, job))
             process, tree = await start(
                 [program, *self._command[1:]],
                 environment,
@@ -204,14 +205,14 @@ class _Watch:
 class _Output:
     """What a program prints: written to the transcript as it comes, counted, and its tails kept."""
 
-    def __init__(self, transcript: IO[bytes], limit: int | None) -> None:
+    def __init__(self, transcript: IO[bytes], job: Job) -> None:
         self._transcript = transcript
-        self._limit = limit
-        self._left = limit
+        self._limit = self._left = job.output_limit
+        self._heard = job.heard
         self.last_at = 0.0
         self.trouble: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.stdout = _Pipe(self._take, _FINAL_TEXT)
-        self.stderr = _Pipe(self._take, _LAST_WORDS)
+        self.stdout = _Pipe(functools.partial(self._take, 1), _FINAL_TEXT)
+        self.stderr = _Pipe(functools.partial(self._take, 2), _LAST_WORDS)
 
     def close_write_ends(self) -> None:
         """Leave the writing to the program alone, so that its end is noticed."""
@@ -234,7 +235,7 @@ class _Output:
         self.stderr.close()
         self.trouble.cancel()
 
-    def _take(self, chunk: bytes) -> None:
+    def _take(self, stream: int, chunk: bytes) -> None:
         self.last_at = time.monotonic()
         if self.trouble.done():
             return
@@ -245,6 +246,8 @@ class _Output:
             self._write(chunk)
         except OSError as error:
             self._fail(f"the transcript cannot be written: {error.strerror}")
+        else:
+            self._heard(stream, chunk)
 
     def _write(self, chunk: bytes) -> None:
         rest = memoryview(chunk)
@@ -259,8 +262,8 @@ class _Output:
 
 
 @contextmanager
-def _output(transcript: IO[bytes], limit: int | None) -> Iterator[_Output]:
-    output = _Output(transcript, limit)
+def _output(transcript: IO[bytes], job: Job) -> Iterator[_Output]:
+    output = _Output(transcript, job)
     try:
         yield output
     finally:
