@@ -1,5 +1,6 @@
-"""Which store and which engine a URL stands for; an adapter is imported when its URL asks for it."""
+"""Which store and which engine a URL stands for, and who is told of traces; each is imported when it is asked for."""
 
+import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -7,6 +8,7 @@ from agentq.config import S3Section, Settings, absolute
 from agentq.engine import Engine
 from agentq.errors import Invalid, StoreUnavailable
 from agentq.store import Store
+from agentq.tracing import Tracing, current, is_asked_for, is_decided, use
 
 
 def open_store(url: str, s3: S3Section) -> Store:
@@ -68,6 +70,32 @@ def without_password(url: str) -> str:
     if parts.password is None:
         return url
     return parts._replace(netloc=f"{parts.username or ''}@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+def open_tracing(settings: Settings, service: str, *, daemon: bool = False) -> Tracing:
+    """Who this process tells its traces, from now on: nobody, unless the environment asks for it in OTEL_* variables.
+
+    What hinders that is said once, in the log, and fails nothing.
+    """
+    if is_asked_for(os.environ) and not is_decided():
+        use(_open_telemetry(settings, service, daemon=daemon))
+    return current()
+
+
+def _open_telemetry(settings: Settings, service: str, *, daemon: bool) -> Tracing:
+    from logging import getLogger
+
+    try:
+        from agentq.telemetry import Place, open_telemetry
+
+        place = Place(without_password(settings.broker[0]), settings.namespace)
+        return open_telemetry(place, service, os.environ, daemon=daemon)
+    except ImportError:
+        what = "OTEL_* asks for them, and OpenTelemetry is missing; install it: pip install 'agentq[otel]'"
+    except Invalid as error:
+        what = str(error)
+    getLogger("agentq").warning("agentq: no traces: %s (or set OTEL_TRACES_EXPORTER=none)", what)
+    return Tracing()
 
 
 def make_folder(folder: Path) -> None:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentq.adapters import make_folder, open_engine, open_store, without_password
+from agentq.adapters import make_folder, open_engine, open_store, open_tracing, without_password
 from agentq.agents import Agents
 from agentq.config import Settings, load_settings
 from agentq.context import context_at
@@ -23,6 +23,7 @@ from agentq.records import Records
 from agentq.request import texts_of
 from agentq.signing import Signer
 from agentq.store import Store
+from agentq.tracing import Tracing
 from agentq.trust import Answers, of_worker
 
 if TYPE_CHECKING:
@@ -117,7 +118,13 @@ class App:
         """This user as a worker that pulls."""
         from agentq.puller import Puller
 
+        open_tracing(self.settings, "agentq-worker")
         return Puller(self.records, self.agents, self.keyring, self.engine, self.settings.data, self._released)
+
+    @cached_property
+    def tracing(self) -> Tracing:
+        """Who is told what this process has to do with a task's trace."""
+        return open_tracing(self.settings, "agentq-coordinator")
 
     @contextlib.asynccontextmanager
     async def engine(self) -> AsyncIterator[Engine]:
@@ -180,8 +187,9 @@ class App:
         async with self.engine() as engine:
             for agent in sorted({task.to for task in requests}):
                 await engine.ready(agent)
-            registered = register(request)
-            await self._publish_all(engine, registered.envelope, registered.publish)
+            with self.tracing.send(request) as traced:
+                registered = register(traced)
+                await self._publish_all(engine, registered.envelope, registered.publish)
         return registered
 
     async def _publish_all(self, engine: Engine, asked: Envelope, tasks: Sequence[Envelope]) -> None:
@@ -377,6 +385,7 @@ class App:
         )
         for program in (agent, verifier) if verifier else (agent,):
             program.check()
+        open_tracing(self.settings, "agentq-worker", daemon=True)
         async with self.engine() as engine:
             yield Worker(
                 records, engine, profile, agent, verifier, data=self.settings.data, on_ready=on_ready, senders=senders

@@ -40,9 +40,10 @@ from agentq.prompt import render
 from agentq.proposal import read_own
 from agentq.quota import Growth, Quota
 from agentq.records import Records
-from agentq.runner import Job, Ran, Runner
+from agentq.runner import Ended, Job, Ran, Runner
 from agentq.scratch import Scratch
 from agentq.telling import Telling
+from agentq.tracing import Span, current
 from agentq.verdict import Settle, Start, Verdict
 from agentq.workspace import Workspace, open_workspace
 
@@ -67,7 +68,7 @@ class Bench:
 class AttemptRun:
     """Carries one claimed attempt to its end; `run` answers what is to be done with the task then."""
 
-    def __init__(self, bench: Bench, start: Start, delivery: Delivery) -> None:
+    def __init__(self, bench: Bench, start: Start, delivery: Delivery, span: Span = Span()) -> None:
         self._bench = bench
         self._start = start
         self._records = bench.records
@@ -80,6 +81,8 @@ class AttemptRun:
         self._gone_at = self._began
         self._stopped: Stopped = "proven"  # nothing runs yet
         self._upkeep: list[asyncio.Task[None]] = []
+        self._span = span
+        self._ended: Ended = "done"
         self._listening: asyncio.Task[None] | None = None
         limits = bench.profile.limits
         self.telling = Telling(bench.records.journal, self._envelope.task_id, self._number, bench.profile.agent, limits)
@@ -130,7 +133,9 @@ class AttemptRun:
         """Run a program to its end, and note when, and whether, all of it was gone."""
         if self.keeper.stop:
             return Ran("stopped", f"{self.keeper.stop} before it was started")
-        ran = await runner.run(job)
+        with current().step("run agent" if runner is self._bench.runner else "verify") as step:
+            ran = await runner.run(job)
+            step.ended(ran.ended, None if ran.ended == "done" else ran.ended, ran.reason)
         self._gone_at = time.monotonic()
         if not ran.proven:
             self._stopped = "presumed"
@@ -188,19 +193,23 @@ class AttemptRun:
         }
         copies = {"CONTEXT": self._scratch.context, "EARLIER": self._scratch.earlier, "NEEDS": self._scratch.needs}
         own |= {f"AGENTQ_{name}": str(path) for name, path in copies.items() if path.exists()}
-        return passed | section.set | own
+        return passed | section.set | own | self._span.environment
 
     # ------------------------------------------------------------------ finishing
 
     async def _finish(self, ran: Ran) -> Verdict:
         proposal = await patiently(self._proposed)
         ran = _as_told(ran, proposal)
-        evidence, summary = await self._collect(ran, proposal)
+        self._ended = ran.ended
+        with current().step("collect"):
+            evidence, summary = await self._collect(ran, proposal)
+        self._span.event("evidence", artifacts=len(evidence.artifacts), faults=len(evidence.faults))
         await self._look()
         if self.keeper.stop == "lost":
             log.warning(
                 "%s: attempt %d was taken over; its work is kept as late evidence", self._envelope.task_id, self._number
             )
+            self._span.ended("lost", "lost", "it was taken over")
             return await self._decide()
         if self.keeper.stop == "drained":
             return await self._end("interrupted: the worker was stopped", evidence, counts=False)
@@ -276,8 +285,12 @@ class AttemptRun:
             verified=verified,
             artifacts=tuple(evidence.artifacts),
         )
-        completion = completion.model_copy(update=more)
-        return Settle(await patiently(functools.partial(commit, self._records, completion)))
+        completion = completion.model_copy(update={"traceparent": self._span.traceparent, **more})
+        manifest = await patiently(functools.partial(commit, self._records, completion))
+        self._span.event("commit", outcome=manifest.status)
+        error = "refused" if self._ended == "refused" else "failed"
+        self._span.ended(status, error if status == "failed" else None, reason)
+        return Settle(manifest)
 
     def _next_try(self) -> datetime:
         retry, counted = self._bench.profile.retry, self._start.papers.counted + 1
@@ -295,6 +308,8 @@ class AttemptRun:
         end = end.model_copy(update={"artifacts": tuple(evidence.artifacts)})
         await patiently(functools.partial(self._records.end, self._envelope.task_id, end))
         log.info("%s: attempt %d ended: %s", self._envelope.task_id, self._number, reason)
+        word = self.keeper.stop or ("evidence" if self._ended == "done" else self._ended)
+        self._span.ended(word, word if counts else None, reason)
         return await self._decide()
 
     async def _decide(self) -> Verdict:

@@ -42,6 +42,7 @@ def completion_of(
         result_sha256=report.sha256 if report else None,
         finished_at=finished_at or utc_now(),
         envelope_sha256=papers.envelope_sha256,
+        traceparent=envelope.traceparent,
     )
 
 

@@ -76,6 +76,7 @@ def _completion(records: Records, group: Envelope, ended: Sequence[Completion]) 
         artifacts=(report,),
         usage=_sum(m.usage for m in ended),
         envelope_sha256=sha256_hex(records.registered(group.task_id) or b""),
+        traceparent=group.traceparent,
     )
 
 

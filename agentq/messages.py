@@ -11,6 +11,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -51,6 +52,10 @@ def _a_key(text: str) -> str:
     if not _KEY.fullmatch(text):
         raise ValueError("letters, digits, '.', '_' and '-' only, starting with a letter or digit")
     return text
+
+
+def _text_or_none(value: object) -> str | None:
+    return value if isinstance(value, str) else None  # no task fails for its trace
 
 
 TaskId = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_a_key)]
@@ -139,7 +144,7 @@ class Envelope(Message):
     retry_of: TaskId | None = None
     budget: dict[str, Any] | None = None
     labels: dict[str, str] = Field(default_factory=dict)
-    traceparent: str | None = None
+    traceparent: Annotated[str | None, BeforeValidator(_text_or_none)] = None
     signature: dict[str, Any] | str | None = None
     plan: tuple["Envelope", ...] = ()
 
@@ -194,6 +199,7 @@ class Envelope(Message):
         asked = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=added)
         for task in asked.get("plan", ()):
             task.pop("signature", None)
+            task.pop("traceparent", None)
         text = json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return sha256_hex(text.encode())
 
@@ -233,7 +239,8 @@ class Completion(Message):
     """How a task ended: the manifest in the store and the notice to the coordinator are both this.
 
     `given_up` says that agentq failed it (attempts used up, or nothing may run it), so that it is dead-lettered.
-    `envelope_sha256` is the digest of the registered envelope that it answers, `signature` covers all but itself.
+    `envelope_sha256` is the digest of the registered envelope that it answers, `signature` covers all but itself;
+    `traceparent` is the W3C trace context of the attempt that it comes from, else of the task.
     Of a cancelled attempt `stopped` says whether its process tree is proven gone, `stop_seconds` how long that took.
     """
 
@@ -255,6 +262,7 @@ class Completion(Message):
     artifacts: tuple[Artifact, ...] = ()
     usage: Usage = Usage()
     envelope_sha256: str | None = None
+    traceparent: str | None = None
     signature: Signature | None = None
 
     def artifact(self, name: str) -> Artifact | None:

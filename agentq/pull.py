@@ -30,6 +30,7 @@ from agentq.patience import cancelled
 from agentq.proposal import Hand, proof_of
 from agentq.records import Records
 from agentq.settle import settle, settle_in_store
+from agentq.tracing import current
 from agentq.verdict import LookAgain, Start, Verdict
 
 NOBODY = Owner(host="", pid=0, boot="", started="")
@@ -212,6 +213,7 @@ class Holder:
         if self._records.end(self._held.task_id, end) != end:
             raise self._lost()
         self._released.append(start.papers.envelope)
+        current().processed(start.papers.envelope, end.attempt, start.claim.at, "released", why=end.reason)
         return None
 
     # ------------------------------------------------------------------
@@ -284,6 +286,8 @@ class Holder:
             artifacts=artifacts,
         )
         manifest = commit(self._records, completion)
+        error = "failed" if status == "failed" else None
+        current().processed(start.papers.envelope, completion.attempt, start.claim.at, status, error, reason)
         self._released += settle_in_store(self._records, manifest)
         if manifest.attempt != self._held.attempt:
             raise self._lost()

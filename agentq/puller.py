@@ -11,10 +11,11 @@ from agentq.agents import Agents
 from agentq.claim import Claims, terms_of
 from agentq.engine import Engine
 from agentq.keyring import Keyring
-from agentq.messages import Envelope
+from agentq.messages import Envelope, utc_now
 from agentq.profile import LimitsSection
 from agentq.pull import NOBODY, Held, Holder, Holdings, Taken, pull
 from agentq.records import Records
+from agentq.tracing import current
 from agentq.trust import of_worker
 
 
@@ -43,12 +44,14 @@ class Puller:
         claims = Claims(records, terms, is_gone=bury_orphaned, stop_silent=stop_silent, senders=senders)
         make_folder(self.data)
         self._holdings.ready()
+        began = utc_now()
         async with self.engine() as engine:
             await engine.ready(agent)
             taken = await pull(records, engine, claims, seconds)
             await records.journal.try_to_hand_on(engine)
         if taken:
             claim = taken.start.claim
+            current().claimed(taken.start.papers.envelope, claim.attempt, began)
             self._holdings.keep(self._held(taken.start.papers.envelope.task_id, claim.attempt, claim.token, agent))
         return taken
 

@@ -14,6 +14,7 @@ from agentq.gates import look_at_gates
 from agentq.lifecycle import Papers, due, expires_at
 from agentq.messages import Artifact, Completion, Envelope, sha256_hex, utc_now
 from agentq.records import Records
+from agentq.tracing import current
 
 
 def file_papers(records: Records, manifest: Completion) -> Envelope | None:
@@ -126,7 +127,7 @@ async def _tell(records: Records, engine: Engine, ended: Completion) -> None:
 
     envelope = await asyncio.to_thread(records.envelope, ended.task_id)
     if envelope and envelope.reply_to:
-        with contextlib.suppress(AgentqError):
+        with contextlib.suppress(AgentqError), current().reply(ended, envelope.reply_to):
             await engine.notify(ended, envelope.reply_to)
     if envelope and ended.given_up:
         await engine.dead_letter(envelope, ended.reason or "failed")

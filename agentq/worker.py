@@ -27,6 +27,7 @@ from agentq.runner import Runner
 from agentq.salvage import salvage
 from agentq.settle import settle
 from agentq.sweep import Sweep
+from agentq.tracing import Span, current
 from agentq.trust import Senders
 from agentq.verdict import LookAgain, Refuse, Start, Verdict
 
@@ -169,8 +170,10 @@ class Worker:
             verdict = await self._pick_up(delivery, looked=True)
         if not isinstance(verdict, Start):
             return verdict
-        with logs.about(attempt=verdict.claim.attempt):
-            return await self._attempt(verdict, delivery)
+        envelope, number = verdict.papers.envelope, verdict.claim.attempt
+        tell = current().process(envelope, number)
+        with tell as span, logs.about(attempt=number, trace_id=logs.trace_id(span.traceparent)):
+            return await self._attempt(verdict, delivery, span)
 
     async def _pick_up(self, delivery: Delivery, *, looked: bool) -> Verdict:
         pick_up = functools.partial(
@@ -183,10 +186,10 @@ class Worker:
         )
         return await patiently(pick_up)
 
-    async def _attempt(self, start: Start, delivery: Delivery) -> Verdict:
+    async def _attempt(self, start: Start, delivery: Delivery, span: Span) -> Verdict:
         task_id, number = start.papers.envelope.task_id, start.claim.attempt
         log.info("%s: attempt %d started", task_id, number)
-        attempt = AttemptRun(self._bench, start, delivery)
+        attempt = AttemptRun(self._bench, start, delivery, span)
         self._running.add(attempt)
         if self._stopping:
             attempt.keeper.ask("drained")
@@ -194,6 +197,7 @@ class Worker:
             return await attempt.run()
         except Exception as error:
             log.exception("%s: attempt %d broke", task_id, number)
+            span.ended("broke", type(error).__name__, masked(str(error)))
             end = end_of(start.claim, self._profile.agent, masked(f"the worker broke: {error}"))
             await patiently(functools.partial(self._records.end, task_id, end))
             return await patiently(functools.partial(self._claims.decide, task_id, may_start=False))

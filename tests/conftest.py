@@ -5,6 +5,7 @@ import os
 pytest_plugins = [
     "tests.brokers.fixtures",
     "tests.brokers.secured",
+    "tests.collector",
     "tests.desk",
     "tests.object_servers",
     "tests.object_faults",

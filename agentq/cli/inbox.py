@@ -49,6 +49,7 @@ def inbox(
     sys.stdout.flush()  # what nobody could read is not marked as read
     for manifest in unread if ack else ():
         app.coordinator.acknowledge(name, manifest.task_id)
+        app.tracing.received([manifest])
     hand_over(app)
 
 

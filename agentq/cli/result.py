@@ -41,6 +41,7 @@ def result(
     app = App.load(store=store)
     app.watch = watched
     coordinator, manifest = app.coordinator, app.coordinator.result(task_id)
+    app.tracing.received([manifest])
     hand_over(app)
     if artifact is not None or path:
         _one(coordinator, manifest, "report" if artifact is None else artifact, path=path, json=json)

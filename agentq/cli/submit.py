@@ -172,9 +172,12 @@ def _run(app: "App", envelope: "Envelope", context: bytes | None, *, allow_secre
 def _wait(app: "App", task_id: str, seconds: float | None, *, json: bool) -> None:
     from agentq.cli.wait import code_of, show
     from agentq.errors import WaitTimeout
+    from agentq.messages import utc_now
 
     say(f"{task_id} is submitted")
+    began = utc_now()
     ended = app.coordinator.wait([task_id], seconds, between=lambda: hand_over(app))
+    app.tracing.received(ended, began)
     if not ended:
         raise WaitTimeout(
             f"{task_id} has not ended after {seconds:g} s",

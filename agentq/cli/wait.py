@@ -20,7 +20,7 @@ from agentq.cli.terms import (
     patience,
 )
 from agentq.errors import Invalid, WaitTimeout
-from agentq.messages import Completion
+from agentq.messages import Completion, utc_now
 
 app = command()
 
@@ -46,7 +46,9 @@ def wait(
     app = App.load(store=store)
     for task_id in ids:
         app.coordinator.envelope(task_id)
+    began = utc_now()
     ended = app.coordinator.wait(ids, seconds, enough=1 if any_ else None, between=lambda: hand_over(app))
+    app.tracing.received(ended, began)
     show(ended, json=json, several=len(ids) > 1)
     left = [task_id for task_id in ids if task_id not in {m.task_id for m in ended}]
     if left and not (any_ and ended):
