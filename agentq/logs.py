@@ -92,7 +92,7 @@ class JsonLines(logging.Formatter):
         said: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "message": masked(record.getMessage()),
+            "message": masked(_message(record)),
             "logger": record.name,
             **self._always,
             **_subject.get({}),
@@ -102,10 +102,16 @@ class JsonLines(logging.Formatter):
         return visible_json(json.dumps(said, ensure_ascii=False, default=str))
 
 
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError):  # words and values that do not fit: a bug, but no reason to lose the record
+        return f"{record.msg} {record.args}"
+
+
 def _catch_the_rest() -> None:
     """Log what Python itself would print beside the log."""
     logging.captureWarnings(True)
-    logging.raiseExceptions = False
     sys.unraisablehook = lambda what: log.error("%s", what.err_msg or "a bug nobody could handle", exc_info=_of(what))
     threading.excepthook = lambda what: log.error("a thread ended by a bug", exc_info=_of(what))
 
