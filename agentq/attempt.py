@@ -135,7 +135,7 @@ class AttemptRun:
             return Ran("stopped", f"{self.keeper.stop} before it was started")
         with current().step("run agent" if runner is self._bench.runner else "verify") as step:
             ran = await runner.run(job)
-            step.ended(ran.ended, None if ran.ended == "done" else ran.ended, ran.reason)
+            step.ended(ran.ended, None if ran.ended == "done" else ran.ended, masked(ran.reason or ""))
         self._gone_at = time.monotonic()
         if not ran.proven:
             self._stopped = "presumed"
@@ -289,7 +289,7 @@ class AttemptRun:
         manifest = await patiently(functools.partial(commit, self._records, completion))
         self._span.event("commit", outcome=manifest.status)
         error = "refused" if self._ended == "refused" else "failed"
-        self._span.ended(status, error if status == "failed" else None, reason)
+        self._span.ended(status, error if status == "failed" else None, completion.reason)
         return Settle(manifest)
 
     def _next_try(self) -> datetime:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -258,7 +258,7 @@ def _exporters(environ: Mapping[str, str], longest: float | None) -> Iterator[Sp
             case "otlp":
                 yield _otlp(environ, longest)
             case "console":
-                yield ConsoleSpanExporter(out=sys.stderr)
+                yield ConsoleSpanExporter(out=sys.stderr, formatter=lambda span: f"{span.to_json(indent=None)}\n")
             case "none":
                 pass
             case other:
@@ -288,8 +288,9 @@ def _send_at_exit(provider: TracerProvider, seconds: float) -> None:
 
     def at_exit() -> None:
         over.set()
-        if not sent.wait(seconds):
-            _OneLine.say(f"they were not taken within {seconds:g} s")
+        with suppress(SystemExit, KeyboardInterrupt):  # who is in a hurry
+            if not sent.wait(seconds):
+                _OneLine.say(f"they were not taken within {seconds:g} s")
 
     threading.Thread(target=send, name="agentq-traces", daemon=True).start()
     atexit.register(at_exit)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from json import loads
 
 import pytest
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
@@ -145,7 +146,7 @@ def test_a_collector_that_is_away_costs_a_second_at_the_most_and_one_line(
     assert (done.returncode, done.stdout) == (0, "task-1\n")
     line, seconds = done.stderr.splitlines()
     assert "traces are not sent" in line
-    assert float(seconds) < 1.3
+    assert float(seconds) < 2, "a second, and some for a machine that is busy"
 
 
 # ---------------------------------------------------------------------- what is told
@@ -236,7 +237,8 @@ def test_the_service_has_a_name_unless_the_environment_gives_it_another(asking: 
 def test_the_console_is_stderr(desk: Desk) -> None:
     done = run(desk, *submission("--id", "task-1"), OTEL_TRACES_EXPORTER="console")
     assert done.stdout == "task-1\n"
-    assert '"name": "send implementation-worker"' in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert loads(line)["name"] == "send implementation-worker"
 
 
 @pytest.mark.promise("one-trace")

@@ -80,6 +80,19 @@ def test_what_fails_for_good_says_so(deployment: Deployment, collector: Collecto
     assert verify.parent == collector.one("collect").id
 
 
+@pytest.mark.promise("told-masked")
+def test_no_credential_of_an_agent_is_told(on_sqlite_alone: Deployment, collector: Collector) -> None:
+    deployment = on_sqlite_alone
+    traced(deployment, collector)
+    deployment.start_worker()
+    key = f"ghp_{'a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8'}"
+    deployment.ended(deployment.submit(f"echo {key[:8]}''{key[8:]}; exit 65"))
+    process = collector.one(f"process {deployment.agent}")
+    assert process.attributes["error.type"] == "refused"
+    assert "withheld" in process.why
+    assert key not in repr(collector.spans)
+
+
 @pytest.mark.promise("one-trace")
 def test_an_agent_and_what_it_submits_join_the_trace(deployment: Deployment, collector: Collector) -> None:
     traced(deployment, collector)
