@@ -17,7 +17,7 @@ from agentq.engine import Declared, Engine, Health
 from agentq.errors import AgentqError, EngineUnavailable, Invalid
 from agentq.journal import Journal
 from agentq.keyring import Keyring
-from agentq.messages import Envelope
+from agentq.messages import Envelope, sha256_hex
 from agentq.profile import find_profile
 from agentq.records import Records
 from agentq.request import texts_of
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from agentq.dead_letters import DeadLetters
     from agentq.doctor import Findings
     from agentq.hands import Hands
+    from agentq.ledger import Ledger, Shelf
     from agentq.papers import Claim
-    from agentq.ledger import Ledger
     from agentq.puller import Puller
+    from agentq.rebuild import Rebuilt
     from agentq.transfer import Transfer
     from agentq.why import Queue, Why
     from agentq.worker import Worker
@@ -60,6 +61,7 @@ class App:
         self.watch: Callable[[Store], Store] = lambda store: store
         self._released: list[Envelope] = []
         self._journal = Journal()
+        self._log_is_away = False
 
     @classmethod
     def load(cls, **flags: Any) -> "App":
@@ -212,12 +214,12 @@ class App:
         async with self.engine() as engine:
             await self._publish_all(engine, registered, [registered])
 
-    def hand_over(self) -> AgentqError | None:
+    def hand_over(self) -> str | None:
         """Hand to the engine what reading and hands released, and tell the log what they did.
 
-        Answers with what kept a task from its queue, if anything: a sweep does it then.
+        Answers in words with what was not done, if anything: sweeps publish tasks, the papers have what the log lacks.
         """
-        if not self._released and not self._journal:
+        if not self._released and (self._log_is_away or not self._journal):
             return None
         import asyncio
 
@@ -225,17 +227,18 @@ class App:
         self._released.clear()
         return asyncio.run(self._hand_over(tasks))
 
-    async def _hand_over(self, tasks: Sequence[Envelope]) -> AgentqError | None:
+    async def _hand_over(self, tasks: Sequence[Envelope]) -> str | None:
         from agentq.settle import publish
 
         try:
             async with self.engine() as engine:
                 for task in tasks:
                     await publish(self.records, engine, task)
-                await self._journal.try_to_hand_on(engine)
+                untold = await self._journal.try_to_hand_on(engine)
         except AgentqError as error:
-            return error if tasks else None
-        return None
+            return f"what may start now is not in its queue yet ({error}); workers publish it by themselves"
+        self._log_is_away = untold is not None
+        return f"the log does not know of this, the papers do ({untold})" if untold else None
 
     def transfer(self, to: str, by: str | None, progress: Callable[[int], None], *, dry_run: bool) -> "Transfer":
         """What brings tasks from this store to another one, which is proven to be fit first, but for a dry run."""
@@ -267,35 +270,25 @@ class App:
         except AgentqError as error:
             return f"the engine does not answer: {error}"
 
-    # ------------------------------------------------------------------ setting up
-
-    async def declare(self) -> Declared:
-        """Declare the engine's whole topology for all known agents; raises Invalid for a store that is unfit."""
-        import asyncio
-
-        from agentq.proof import prove
-
     # ------------------------------------------------------------------ observing
 
     @property
     def ledger_path(self) -> Path:
         """The ledger's file at this moment; it need not exist."""
-        from agentq.ledger import Shelf
-
-        return Shelf(*self._ledger_place).current()
+        return self._shelf.current()
 
     @property
-    def _ledger_place(self) -> tuple[Path, str]:
-        from agentq.messages import sha256_hex
+    def _shelf(self) -> "Shelf":
+        from agentq.ledger import Shelf
 
         where = (*self.passwordless_broker, self.settings.rabbitmq.vhost or "", self.settings.namespace)
-        return self.settings.data / "ledgers", sha256_hex("\n".join(where).encode())[:16]
+        return Shelf(self.settings.data / "ledgers", sha256_hex("\n".join(where).encode())[:16])
 
     def ledger(self, say: Callable[[str], object]) -> "Ledger":
         """The ledger as it is; says when it had to be made anew. Raises Unavailable."""
         from agentq.ledger import Ledger
 
-        ledger = Ledger(*self._ledger_place)
+        ledger = Ledger.on(self._shelf)
         if ledger.renewed:
             say(f"the ledger was made anew: {ledger.renewed}; the log is read from its start")
         return ledger
@@ -323,6 +316,24 @@ class App:
             as_of = f"{ledger.as_of:%Y-%m-%d %H:%M:%SZ}" if ledger.as_of else "an unknown time"
             say(f"the log cannot be read, this is as of {as_of} ({error})")
         return ledger
+
+    def rebuild_ledger(self, progress: Callable[[str, int], object], *, from_log: bool = True) -> "Rebuilt":
+        """Make the ledger anew from the log, and from the papers what the log does not tell; until it is done, and when
+        it is broken off, the old one stands. Raises EngineUnavailable, StoreUnavailable, Unavailable.
+        """
+        import asyncio
+
+        from agentq.rebuild import rebuild
+
+        return asyncio.run(rebuild(self.records, self.engine if from_log else None, self._shelf, progress))
+
+    # ------------------------------------------------------------------ setting up
+
+    async def declare(self) -> Declared:
+        """Declare the engine's whole topology for all known agents; raises Invalid for a store that is unfit."""
+        import asyncio
+
+        from agentq.proof import prove
 
         await asyncio.to_thread(prove, self.store)
         async with self.engine() as engine:

@@ -87,7 +87,7 @@ def list_(
     )
     with ledger_of(App.load(broker=broker), cached=cached) as ledger:
         found = ledger.tasks(asked, limit + 1, before)
-        as_of = ledger.as_of
+        as_of = ledger.as_of and ledger.as_of.isoformat()
     shown, more = found[:limit], len(found) > limit
     if json:
         echo_json({"tasks": [plain(row) for row in shown], "next": shown[-1].task_id if more else None, "as_of": as_of})
@@ -97,7 +97,7 @@ def list_(
     if more:
         say(f"there are more: add --before {shown[-1].task_id}")
     if not shown:
-        say("no such tasks" if asked != Filter() or before else "no tasks yet")
+        say("no such tasks" if asked != Filter() or before else "no tasks")
 
 
 def _seconds(flag: str, text: str | None) -> float | None:

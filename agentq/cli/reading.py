@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agentq.cli.terms import say
+from agentq.errors import NotFound
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -92,3 +93,20 @@ def utc(seconds: float | None) -> datetime | None:
     with contextlib.suppress(ValueError, OverflowError, OSError):
         return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
     return None
+
+
+def known_task(app: "App", ledger: "Ledger", task_id: str) -> "TaskRow":
+    """The task's row; one that the log does not tell of is brought in from its papers. Raises NotFound."""
+    row = ledger.task(task_id)
+    if row is None or row.created_at is None:
+        from agentq.rebuild import story_of
+
+        ledger.tell(list(story_of(app.records, task_id)))
+        row = ledger.task(task_id) or row
+        if row is None:
+            raise NotFound(
+                f"neither the log nor the store {app.store.url} knows a task {task_id}",
+                hint="Check the id, and the broker and the store (--broker, --store).",
+            )
+        say(f"the log does not tell of {task_id} (any more): this is from its papers")
+    return row

@@ -6,13 +6,22 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from agentq.engine import Log, Page
 from agentq.errors import NotFound
 from agentq.events import Event
-from agentq.ledger.file import Shelf, in_our_words, keep_wal_short, open_ledger, transaction
+from agentq.ledger.file import (
+    Opened,
+    Shelf,
+    connect,
+    in_our_words,
+    keep_wal_short,
+    make,
+    open_ledger,
+    remove,
+    transaction,
+)
 from agentq.ledger.finding import IS_SILENT, ROW, bounds, queries
 from agentq.ledger.rows import Filter, TaskRow, WorkerRow
 from agentq.ledger.writing import event_of, write
@@ -25,8 +34,21 @@ class Ledger:
     cannot be used.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self._db, self.path, self.renewed = open_ledger(Shelf(folder, name))
+    def __init__(self, opened: Opened) -> None:
+        self._db, self.path, self.renewed = opened
+
+    @classmethod
+    def on(cls, shelf: Shelf) -> "Ledger":
+        """The ledger on a shelf, made if need be; raises Unavailable."""
+        return cls(open_ledger(shelf))
+
+    @classmethod
+    def draft(cls, shelf: Shelf) -> "Ledger":
+        """An empty one that takes the place of the one on a shelf when it is installed there."""
+        path = shelf.draft()
+        with in_our_words(path):
+            make(path)
+            return cls(Opened(connect(path), path, None))
 
     def __enter__(self) -> "Ledger":
         return self
@@ -37,6 +59,11 @@ class Ledger:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+    def discard(self) -> None:
+        """Close it and remove its file."""
+        self.close()
+        remove(self.path)
 
     # ------------------------------------------------------------------ writing
 
@@ -63,6 +90,11 @@ class Ledger:
             (log, page.position, as_of, page.gap),
         )
 
+    def forget_gap(self) -> None:
+        """Take what was missing for filled in."""
+        with in_our_words(self.path):
+            self._db.execute("UPDATE positions SET gap = 0")
+
     # ------------------------------------------------------------------ where it stands
 
     @property
@@ -86,6 +118,21 @@ class Ledger:
         """Whether a part of the log was gone before it was read."""
         return bool(self.query("SELECT 1 FROM positions WHERE gap"))
 
+    def is_complete(self, task_id: str) -> bool:
+        """Whether it knows how a task began and how it ended."""
+        sql = "SELECT 1 FROM tasks WHERE task_id = ? AND sender IS NOT NULL AND outcome IS NOT NULL"
+        return bool(self.query(sql, (task_id,)))
+
+    @property
+    def bytes(self) -> int:
+        """How large its files are."""
+        return sum(path.stat().st_size for path in self.path.parent.glob(f"{self.path.name}*"))
+
+    def counts(self) -> dict[str, int]:
+        """How many tasks, events and workers it holds."""
+        tables = {"tasks": "tasks WHERE state IS NOT NULL", "events": "events", "workers": "workers"}
+        return {name: self.query(f"SELECT count(*) AS n FROM {table}")[0]["n"] for name, table in tables.items()}
+
     # ------------------------------------------------------------------ reading
 
     def tasks(self, asked: Filter, limit: int = 20, before: str | None = None) -> list[TaskRow]:
@@ -101,9 +148,15 @@ class Ledger:
         found = self._rows(f"{ROW} tasks t WHERE t.task_id = :task_id AND t.state IS NOT NULL", {"task_id": task_id})
         return found[0] if found else None
 
-    def retries(self, task_id: str) -> list[TaskRow]:
+    def members(self, task_id: str, limit: int) -> list[TaskRow]:
+        """The tasks of a plan, in its order."""
+        sql = f"{ROW} tasks t WHERE t.grp = :task_id AND t.state IS NOT NULL ORDER BY t.id LIMIT :limit"
+        return self._rows(sql, {"task_id": task_id, "limit": limit})
+
+    def retries(self, task_id: str, limit: int) -> list[TaskRow]:
         """The tasks that repeat a task, oldest first."""
-        return self._rows(f"{ROW} tasks t WHERE t.retry_of = :task_id ORDER BY t.id", {"task_id": task_id})
+        sql = f"{ROW} tasks t WHERE t.retry_of = :task_id AND t.state IS NOT NULL ORDER BY t.id LIMIT :limit"
+        return self._rows(sql, {"task_id": task_id, "limit": limit})
 
     def events(self, task_id: str) -> list[Event]:
         """What was told of a task, by the tellers' clocks; without output and progress."""

@@ -8,15 +8,17 @@ import contextlib
 import re
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from agentq.errors import AgentqError, Unavailable
 from agentq.ledger.schema import APPLICATION, SCHEMA, VERSION
 
 BUSY_SECONDS = 30.0
 WAL_BYTES = 16 * 1024 * 1024
+GIVEN_UP_SECONDS = 24 * 3600
 HINT = "Choose a folder that this user may write to: AGENTQ_DATA, or `data` in agentq.toml."
 
 _SETTINGS = "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 0;"
@@ -29,8 +31,6 @@ _WORDS = {
     sqlite3.SQLITE_CORRUPT: ("is damaged", "Make it anew: agentq ledger rebuild"),
     sqlite3.SQLITE_NOTADB: ("is damaged", "Make it anew: agentq ledger rebuild"),
 }
-
-T = TypeVar("T")
 
 
 class Opened(NamedTuple):
@@ -55,6 +55,24 @@ class Shelf(NamedTuple):
         """The file that takes the place of the current one once it exists."""
         return self.numbered(max(self.numbers(), default=0) + 1)
 
+    def draft(self) -> Path:
+        """A name for a file that is to become the current one when it is done; removes drafts that were given up."""
+        for path in self.folder.glob(f".{self.name}.draft.*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > GIVEN_UP_SECONDS:
+                    path.unlink()
+        return self.folder / f".{self.name}.draft.{secrets.token_hex(4)}"
+
+    def install(self, draft: Path) -> Path:
+        """Let a finished draft, which nobody has open, be the current file; remove those that it replaces."""
+        while True:
+            path = self.following()
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(draft)
+                draft.unlink()
+                self.clear(path)
+                return path
+
     def numbered(self, number: int) -> Path:
         """The file with that number."""
         return self.folder / f"{self.name}.{number}.db"
@@ -69,10 +87,14 @@ class Shelf(NamedTuple):
     def clear(self, before: Path) -> None:
         """Remove what an earlier file left."""
         for number in self.numbers():
-            path = self.numbered(number)
-            if path != before and number < int(before.name.split(".")[-2]):
-                for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
-                    path.with_name(name).unlink(missing_ok=True)
+            if number < int(before.name.split(".")[-2]):
+                remove(self.numbered(number))
+
+
+def remove(path: Path) -> None:
+    """Remove a file and what SQLite keeps beside it."""
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        path.with_name(name).unlink(missing_ok=True)
 
 
 def open_ledger(shelf: Shelf) -> Opened:
@@ -81,13 +103,13 @@ def open_ledger(shelf: Shelf) -> Opened:
     with in_our_words(path):
         if not path.exists():
             make(path)
-            return Opened(_connect(path), path, None)
+            return Opened(connect(path), path, None)
         try:
-            db = _connect(path)
+            db = connect(path)
         except sqlite3.OperationalError:
             if path == (again := shelf.current()):
                 raise
-            return Opened(_connect(again), again, None)  # it was replaced meanwhile
+            return Opened(connect(again), again, None)  # it was replaced meanwhile
         except sqlite3.DatabaseError:
             return _renew(shelf, "it was damaged")
         if wrong := _wrong(db):
@@ -100,7 +122,7 @@ def _renew(shelf: Shelf, why: str) -> Opened:
     path = shelf.following()
     make(path)
     shelf.clear(path)
-    return Opened(_connect(path), path, why)
+    return Opened(connect(path), path, why)
 
 
 def make(path: Path) -> None:
@@ -116,7 +138,8 @@ def make(path: Path) -> None:
         new.unlink(missing_ok=True)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection to a file that is there; raises sqlite3.Error."""
     db = sqlite3.connect(
         f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
@@ -174,12 +197,6 @@ def in_our_words(path: Path) -> Iterator[None]:
         yield
     except (sqlite3.Error, OSError) as error:
         raise _translated(error, path) from error
-
-
-def guarded(path: Path, job: Callable[[], T]) -> T:
-    """The job's answer, with failures in our words."""
-    with in_our_words(path):
-        return job()
 
 
 def _translated(error: sqlite3.Error | OSError, path: Path) -> AgentqError:

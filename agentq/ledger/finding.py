@@ -1,11 +1,13 @@
 """The SQL of a filter: every one is answered in the order of the list, from an index, newest first."""
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from agentq.ledger.marks import mark, place
 from agentq.ledger.rows import OPEN, STATES, WAITS, Filter
+from agentq.ledger.schema import PREFIXES
 
 HEARTBEAT_SECONDS = 10.0
 """How often a worker is taken to be heard of that does not say."""
@@ -58,12 +60,11 @@ def _by_marks(asked: Filter, marks: list[str]) -> Query:
     bases = _bases(asked.words)
     if bases:
         marks.append(f"({' OR '.join(_state_mark(state, asked.words) for state in sorted(bases))})")
-    match = [f"marks : ({' AND '.join(marks)})"] if marks else []
-    match += [f"words : ({' AND '.join(_prefixes(asked.text))})"] if asked.text else []
+    words = [*marks, *_words(asked.text or "")]
     source = "found f CROSS JOIN tasks t ON t.id = f.rowid"
-    where = f"found MATCH :match AND {'f.rowid'} > :from AND f.rowid < :before AND t.state IS NOT NULL"
+    where = "found MATCH :match AND f.rowid >= :from AND f.rowid < :before AND t.state IS NOT NULL"
     sql = _statement(source, where, asked.words, bases or set(STATES), order="f.rowid")
-    return Query(sql, {"match": " AND ".join(match)})
+    return Query(sql, {"match": " AND ".join(words)})
 
 
 def _statement(source: str, where: str, words: frozenset[str], bases: set[str], order: str = "t.id") -> str:
@@ -116,7 +117,8 @@ def _marks(asked: Filter) -> list[str]:
     return [mark(kind, value) for kind, value in named if value is not None]
 
 
-def _prefixes(text: str) -> list[str]:
-    """Each word of a person's text as it may begin: quoted, so that nothing in it is a language."""
-    words = (re.sub(r"[\x00\"]", " ", word).strip() for word in text.split())
-    return [f'"{word}" *' for word in words if any(map(str.isalnum, word))]
+def _words(text: str) -> Iterator[str]:
+    """A person's words as they may begin, as far as beginnings have lists; short ones as they are."""
+    for word in re.findall(r"[^\W_]+", unicodedata.normalize("NFC", text)):
+        short = word.isascii() and len(word) < PREFIXES[0]
+        yield f'"{word}"' if short else f'"{word[: PREFIXES[-1]]}" *'

@@ -1,6 +1,7 @@
 """What the ledger is asked, and what it answers."""
 
 import json
+import re
 import sqlite3
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args
@@ -20,7 +21,8 @@ class Filter:
     """Which tasks are meant: all conditions must hold, of several states one.
 
     `states` are states, `open`, `ended`, or what a pending task waits for; `labels` are keys or `key=value`; `since`
-    and `until` bound the moment of creation (unix seconds); `text` is searched for in id, title, summary and reason.
+    and `until` bound the moment of creation (unix seconds); `text` is beginnings of words in
+    id, title, summary and reason.
     Raises Invalid for an unknown state and for a text without a word in it.
     """
 
@@ -39,7 +41,7 @@ class Filter:
     def __post_init__(self) -> None:
         if unknown := next((word for word in self.states if word not in STATE_WORDS), None):
             raise Invalid(f"{unknown!r} is no state", hint=f"One of: {', '.join(STATE_WORDS)}.")
-        if self.text is not None and not any(map(str.isalnum, self.text)):
+        if self.text is not None and not re.search(r"[^\W_]", self.text):
             raise Invalid(f"there is no word in {self.text!r}", hint="Search for words, or parts of an id.")
         if self.since is not None and self.until is not None and self.since > self.until:
             raise Invalid("the time asked for ends before it begins", hint="Exchange --since and --until.")
@@ -136,6 +138,9 @@ class WorkerRow:
     parallel: int | None
     store: str | None
     heartbeat_seconds: float | None
+    lease_seconds: float | None
+    boot: str | None
+    started: str | None
     up_at: float | None
     heard_at: float
     running: list[dict[str, Any]]

@@ -65,23 +65,24 @@ CREATE INDEX by_group ON tasks (grp) WHERE grp IS NOT NULL;
 CREATE INDEX by_retry ON tasks (retry_of) WHERE retry_of IS NOT NULL;
 CREATE INDEX by_end ON tasks (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX by_dead_letter ON tasks (dead_lettered_at) WHERE dead_lettered_at IS NOT NULL;
-CREATE VIRTUAL TABLE found USING fts5 (marks, words, content = '', tokenize = 'unicode61');
+CREATE VIRTUAL TABLE found USING fts5 (
+  words, content = '', detail = none, prefix = '4 5 6 7 8', tokenize = 'unicode61');
 CREATE TABLE events (
   task_id TEXT NOT NULL, id TEXT NOT NULL, kind TEXT NOT NULL, at REAL NOT NULL, body TEXT NOT NULL,
   PRIMARY KEY (task_id, id)) WITHOUT ROWID;
 CREATE TABLE workers (
   worker TEXT PRIMARY KEY, agent TEXT, host TEXT, pid INTEGER, version TEXT, parallel INTEGER, store TEXT,
-  heartbeat_seconds REAL, up_at REAL, heard_at REAL NOT NULL, running TEXT, state TEXT NOT NULL, reason TEXT)
-  WITHOUT ROWID;
+  heartbeat_seconds REAL, lease_seconds REAL, boot TEXT, started TEXT, up_at REAL, heard_at REAL NOT NULL, running TEXT,
+  state TEXT NOT NULL, reason TEXT) WITHOUT ROWID;
 CREATE TABLE refused (id TEXT PRIMARY KEY, at REAL NOT NULL, reason TEXT, agent TEXT) WITHOUT ROWID;
-CREATE TABLE skews (
-  host TEXT NOT NULL, other TEXT NOT NULL, seconds REAL NOT NULL, at REAL NOT NULL, PRIMARY KEY (host, other))
-  WITHOUT ROWID;
+CREATE TABLE beats (n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, host TEXT NOT NULL, at REAL NOT NULL);
 CREATE TABLE positions (log TEXT PRIMARY KEY, position TEXT NOT NULL, as_of REAL NOT NULL, gap INTEGER NOT NULL)
   WITHOUT ROWID;
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 COMMIT;
 """
-"""`found` has a word for each thing to filter by (see `marks`), and what people search in; its rowid is the task's id.
-So any combination of filters is an intersection of lists that stand in the order of the list."""
+"""`found` has the words that people search in and one for each thing to filter by (see `marks`); its rowid is the id of
+the task. So any combination of filters is an intersection of lists that stand in the order of the list. Beginnings of
+words have lists of their own: they are not put together from those of all words that begin so."""
+PREFIXES = range(4, 9)

@@ -3,34 +3,40 @@
 import itertools
 import json
 import sqlite3
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from agentq.events import OUTPUT, Event
 from agentq.ledger.facts import Row, conclude, new_row, number, real, tell, text
-from agentq.ledger.marks import PLACES, marks_of, place, words_of
+from agentq.ledger.marks import PLACES, place, words_of
 from agentq.ledger.schema import COLUMNS
 
 CHUNK = 500
+BEATS = 1000
+"""How many heartbeats are kept in the order of the log."""
 _NOT_KEPT = (OUTPUT, "progress")
 _SETTERS = ", ".join(f":{name}" for name in COLUMNS)
 _TOLD = "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?)"
-_INDEX = "INSERT INTO found (rowid, marks, words) VALUES (?, ?, ?)"
-_UNINDEX = "INSERT INTO found (found, rowid, marks, words) VALUES ('delete', ?, ?, ?)"
+_INDEX = "INSERT INTO found (rowid, words) VALUES (?, ?)"
+_UNINDEX = "INSERT INTO found (found, rowid, words) VALUES ('delete', ?, ?)"
 
 
 def write(db: sqlite3.Connection, events: Iterable[Event]) -> None:
     """Bring events in, inside a transaction."""
     news: dict[str, list[Event]] = {}
+    beats: deque[Event] = deque(maxlen=BEATS)
     for event in events:
         if event.kind.startswith("worker_"):
             _write_worker(db, event)
+            beats.append(event)
         elif event.task_id is None:
             _write_refused(db, event)
         elif event.kind in _NOT_KEPT or _is_new(db, event):
             news.setdefault(event.task_id, []).append(event)
     if news:
         _write_tasks(db, news)
+    _write_beats(db, beats)
 
 
 def event_of(row: sqlite3.Row) -> Event:
@@ -103,8 +109,7 @@ def _save(db: sqlite3.Connection, before: Mapping[str, Row], after: Sequence[Row
     for row in after:
         old = before.get(row["task_id"])
         _put_in_place(db, row)
-        new = (row["id"], marks_of(row), words_of(row))
-        was = (old["id"], marks_of(old), words_of(old)) if old else None
+        new, was = (row["id"], words_of(row)), (old["id"], words_of(old)) if old else None
         if was != new:
             stale += [was] if was else []
             fresh.append(new)
@@ -140,12 +145,15 @@ def _write_refused(db: sqlite3.Connection, event: Event) -> None:
 
 _WORKER_STATES = {"worker_up": "up", "worker_heartbeat": "up", "worker_draining": "draining", "worker_down": "down"}
 _WORKER = """INSERT INTO workers VALUES (
-  :worker, :agent, :host, :pid, :version, :parallel, :store, :heartbeat_seconds, :up_at, :at, :running, :state, :reason)
+  :worker, :agent, :host, :pid, :version, :parallel, :store, :heartbeat_seconds, :lease_seconds, :boot, :started, :up_at,
+  :at, :running, :state, :reason)
 ON CONFLICT (worker) DO UPDATE SET
   agent = coalesce(excluded.agent, agent), host = coalesce(excluded.host, host), pid = coalesce(excluded.pid, pid),
   version = coalesce(excluded.version, version), parallel = coalesce(excluded.parallel, parallel),
   store = coalesce(excluded.store, store),
   heartbeat_seconds = coalesce(excluded.heartbeat_seconds, heartbeat_seconds),
+  lease_seconds = coalesce(excluded.lease_seconds, lease_seconds),
+  boot = coalesce(excluded.boot, boot), started = coalesce(excluded.started, started),
   up_at = nullif(max(coalesce(up_at, -1e18), coalesce(excluded.up_at, -1e18)), -1e18),
   running = iif(excluded.heard_at >= heard_at, coalesce(excluded.running, running), running),
   state = iif(excluded.heard_at >= heard_at, excluded.state, state),
@@ -170,6 +178,9 @@ def _write_worker(db: sqlite3.Connection, event: Event) -> None:
         "parallel": number(data.get("parallel")),
         "store": text(data.get("store")),
         "heartbeat_seconds": real(data.get("heartbeat_seconds")),
+        "lease_seconds": real(data.get("lease_seconds")),
+        "boot": text(data.get("boot")),
+        "started": text(data.get("started")),
         "up_at": at if event.kind == "worker_up" else None,
         "at": at,
         "running": json.dumps(running if isinstance(running, list) else []) if known else None,
@@ -177,3 +188,15 @@ def _write_worker(db: sqlite3.Connection, event: Event) -> None:
         "reason": text(data.get("reason")),
     }
     db.execute(_WORKER, row)
+
+
+def _write_beats(db: sqlite3.Connection, events: Iterable[Event]) -> None:
+    """Keep when the newest heartbeats were sent, by their hosts' clocks, in the order in which the log has them."""
+    told = [
+        (text(event.id), text(event.host), event.at.timestamp())
+        for event in events
+        if event.kind == "worker_heartbeat" and event.host
+    ]
+    if told:
+        db.executemany("INSERT OR IGNORE INTO beats (id, host, at) VALUES (?, ?, ?)", told)
+        db.execute("DELETE FROM beats WHERE n <= (SELECT max(n) FROM beats) - ?", (BEATS,))
