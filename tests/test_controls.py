@@ -697,3 +697,12 @@ def test_the_document_names_the_keys_of_every_answer(desk: Desk) -> None:
     found["cancel"] = {key: value for key, value in desk.json("cancel", task_id).items() if key not in status}
     assert {command: set(found[command]) for command in found} == {command: said.get(command) for command in found}
     assert json.loads(desk.run("release", task_id, "--json").out).keys() == status.keys()
+
+
+def test_a_cancel_without_a_broker_is_final_and_says_that_the_log_does_not_know(desk: Desk) -> None:
+    task_id = desk.task("--delay", "1h")
+    done = desk.run("cancel", task_id, AGENTQ_BROKER="amqp://127.0.0.1:1/")
+    assert done.code == 0
+    assert done.out.startswith(f"{task_id}  cancelled")
+    assert "the log does not know of this, the papers do" in done.err
+    assert desk.json("status", task_id)["state"] == "cancelled"

@@ -49,9 +49,9 @@ def test_status_of_a_waiting_task_imports_nothing_heavy_either(desk: Desk) -> No
     assert not imported(desk, "status", desk.task()) & HEAVY
 
 
-@pytest.mark.parametrize("command", ["status", "why", "cancel"])
+@pytest.mark.parametrize("command", ["status", "why"])
 @pytest.mark.parametrize("gate", ["--delay=1h", "--after=first", "--requires-approval"])
-def test_what_the_papers_can_tell_or_do_needs_no_engine(desk: Desk, command: str, gate: str) -> None:
+def test_what_the_papers_can_tell_needs_no_engine(desk: Desk, command: str, gate: str) -> None:
     desk.task("--id", "first", "--delay", "1h")
     assert not imported(desk, command, desk.task(gate)) & HEAVY
 

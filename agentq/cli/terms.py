@@ -181,9 +181,8 @@ def size(count: int) -> str:
 
 def hand_over(app: "App") -> None:
     """Hand to the engine what may start now because of a command; the command itself has done its work."""
-    error = app.hand_over()
-    if error:
-        say(f"what may start now is not in its queue yet ({error}); workers publish it by themselves")
+    if undone := app.hand_over():
+        say(undone)
 
 
 def outcome(completion: Completion) -> str:
