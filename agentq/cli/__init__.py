@@ -22,6 +22,9 @@ COMMANDS = {
     "list": "List tasks by state, agent, type, label, time or words.",
     "history": "Tell what happened to a task, and what its time went into.",
     "tree": "Show a task's plan, dependencies and retries.",
+    "watch": "Show what happens to tasks as it happens, and what their agents print.",
+    "top": "Show queues, workers and running tasks, live in the terminal.",
+    "stats": "Tell what waits and since when, and how what ended went.",
     "wait": "Wait for tasks to end.",
     "result": "Check a task's evidence and print its result.",
     "verify": "Check the whole chain from a request to its result.",
@@ -39,6 +42,7 @@ COMMANDS = {
     "dlq": "Look at, retry and purge dead letters.",
     "keys": "Make keys that sign, and say whose signatures count.",
     "worker": "Run a worker.",
+    "metrics": "Serve metrics to Prometheus.",
     "store": "Bring tasks to another store; remove the evidence of old ones.",
     "ledger": "Show what lists and figures are read from, or make it anew.",
     "init": "Declare the engine's queues; safe to repeat.",
@@ -54,7 +58,7 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names of all commands."""
-        return list(COMMANDS)
+        return [*COMMANDS]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of that name, None when there is none."""
@@ -69,7 +73,7 @@ class Commands(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List all commands in `--help` without importing one of them."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl([*COMMANDS.items()])
 
 
 app = typer.Typer(cls=Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
