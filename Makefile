@@ -1,6 +1,6 @@
 # Two commands: `make demo` and `make test`. `make test-all` is what comes on top: the daemons and the CLI on the oldest
-# RabbitMQ of this machine, and a short search for breaking input. Everything lives in .venv; what the machine lacks comes
-# by its own packages.
+# RabbitMQ of this machine, Prometheus's own tool over what it is to read, and a short search for breaking input.
+# Everything lives in .venv; what the machine lacks comes by its own packages.
 BIN := .venv/bin
 
 .PHONY: demo test test-all bench fuzz check clean
@@ -17,6 +17,8 @@ test-all: .venv/test
 	tests/brokers/install.sh
 	TEST_BROKER=oldest $(BIN)/pytest -n 3 --dist loadfile -k rabbitmq tests/daemons tests/test_cli.py \
 		tests/test_controls.py tests/test_plan_cli.py tests/test_pulling.py tests/test_dlq.py tests/test_doctor.py
+	tests/monitoring/install.sh
+	$(BIN)/pytest tests/monitoring/rules.py
 	$(MAKE) fuzz SECONDS=5
 
 bench: .venv/test

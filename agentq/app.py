@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from agentq.doctor import Findings
     from agentq.hands import Hands
     from agentq.ledger import Ledger, Shelf
+    from agentq.metrics import Exporter
     from agentq.papers import Claim
     from agentq.puller import Puller
+    from agentq.queues import Queues
     from agentq.rebuild import Rebuilt
     from agentq.transfer import Transfer
     from agentq.why import Queue, Why
@@ -316,6 +318,27 @@ class App:
             as_of = f"{ledger.as_of:%Y-%m-%d %H:%M:%SZ}" if ledger.as_of else "an unknown time"
             say(f"the log cannot be read, this is as of {as_of} ({error})")
         return ledger
+
+    def queues(self, agents: Sequence[str]) -> "Queues | None":
+        """What waits in the engine for these agents, None when it does not answer."""
+        import asyncio
+
+        from agentq.queues import count
+
+        async def ask() -> "Queues":
+            async with self.engine() as engine:
+                return await count(engine, agents)
+
+        try:
+            return asyncio.run(ask())
+        except EngineUnavailable:
+            return None
+
+    def exporter(self) -> "Exporter":
+        """What Prometheus collects of this broker and namespace."""
+        from agentq.metrics import Exporter
+
+        return Exporter(self.ledger, self.engine, self.agents.names)
 
     def rebuild_ledger(self, progress: Callable[[str, int], object], *, from_log: bool = True) -> "Rebuilt":
         """Make the ledger anew from the log, and from the papers what the log does not tell; until it is done, and when

@@ -1,6 +1,7 @@
 """What this process has to tell the log: kept until an engine takes it. No task waits for that."""
 
 import contextlib
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -29,19 +30,29 @@ class Journal:
         self._lock = threading.Lock()
         self._turn: asyncio.Lock | None = None
         self._is_shedding = False
+        self._on_their_way = 0
         self.dropped = 0
         """How many were left out because no engine took them for too long."""
+        self.listeners: list[Callable[[Event], None]] = []
+        """Called with each event that is told, in the thread of whoever told."""
         self.on_told: Callable[[], None] = lambda: None
         """Called after each `tell`, in the thread of whoever told."""
 
     def __len__(self) -> int:
         return len(self._events)
 
+    @property
+    def backlog(self) -> int:
+        """How many events no engine has taken yet, those that are just on their way too."""
+        return len(self._events) + self._on_their_way
+
     def tell(self, *events: Event) -> None:
         """Add events."""
         with self._lock:
             self._events.extend(events)
             self._shed()
+        for event, listen in itertools.product(events, self.listeners):
+            listen(event)
         self.on_told()
 
     async def hand_on(self, engine: "Engine") -> None:
@@ -51,11 +62,14 @@ class Journal:
         """
         async with self._one_at_a_time():
             while events := self._take():
+                self._on_their_way = len(events)
                 try:
                     await engine.append(events)
                 except BaseException:  # also when cancelled: what was appended twice is dropped by its id
                     self._put_back(events)
                     raise
+                finally:
+                    self._on_their_way = 0
             self._is_shedding = False
 
     async def try_to_hand_on(self, engine: "Engine") -> AgentqError | None:

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 from agentq import __version__
 from agentq.engine import Engine
@@ -14,6 +15,7 @@ from agentq.errors import AgentqError
 from agentq.events import Event, WorkerKind, worker_id
 from agentq.journal import SECONDS, Journal
 from agentq.messages import utc_now
+from agentq.process_table import process_identity
 from agentq.profile import Profile
 
 log = logging.getLogger("agentq")
@@ -32,12 +34,20 @@ class Presence:
     ) -> None:
         self._journal, self._engine = journal, engine
         self._agent, self._limits = profile.agent, profile.limits
-        self._running = running
+        self.running = running
+        self.beat_at: datetime | None = None
+        """When the log took the last heartbeat, by this process's clock."""
         self._store = store
         self._host = socket.gethostname()
+        self._process = process_identity()
         self._started = time.time_ns() // 1_000_000  # the process's own start repeats itself after a reboot
-        self._is_up = self._is_draining = False
+        self._is_up = self.is_draining = False
         self.worker = worker_id(self._agent, self._host, os.getpid())
+
+    @property
+    def parallel(self) -> int:
+        """How many attempts may run at once."""
+        return self._limits.parallel
 
     def up(self) -> None:
         """The worker takes tasks."""
@@ -46,7 +56,7 @@ class Presence:
 
     def draining(self) -> None:
         """It takes no new ones any more."""
-        self._is_draining = True
+        self.is_draining = True
         if self._is_up:
             self._journal.tell(self._event("worker_draining", {}))
 
@@ -64,6 +74,7 @@ class Presence:
             try:
                 async with asyncio.timeout(SECONDS):
                     await self._engine.append([self._heartbeat(number)])
+                self.beat_at = utc_now()
             except (AgentqError, TimeoutError) as error:
                 log.debug("a heartbeat is missing in the log: %s", error)
             except Exception:
@@ -71,13 +82,15 @@ class Presence:
             await asyncio.sleep(self._limits.heartbeat_seconds)
 
     def _heartbeat(self, number: int) -> Event:
-        said = {"draining": self._is_draining, "running": list(self._running()), **self._known()}
+        said = {"draining": self.is_draining, "running": list(self.running()), **self._known()}
         return self._event("worker_heartbeat", said, number)
 
     def _known(self) -> dict[str, object]:
         return {
             "version": __version__,
-            "pid": os.getpid(),
+            "boot": self._process.boot,
+            "pid": self._process.pid,
+            "started": self._process.started,
             "parallel": self._limits.parallel,
             "heartbeat_seconds": self._limits.heartbeat_seconds,
             "lease_seconds": self._limits.lease_seconds,

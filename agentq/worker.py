@@ -5,7 +5,7 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from agentq import logs
@@ -30,6 +30,9 @@ from agentq.sweep import Sweep
 from agentq.tracing import Span, current
 from agentq.trust import Senders
 from agentq.verdict import LookAgain, Refuse, Start, Verdict
+
+if TYPE_CHECKING:
+    from agentq.meter import Meter
 
 log = logging.getLogger("agentq")
 
@@ -117,6 +120,13 @@ class Worker:
         for attempt in self._running:
             attempt.keeper.ask("drained")
         self._after(self._profile.runner.grace_seconds + STOP_SECONDS, self._over.set)
+
+    def meter(self) -> "Meter":
+        """What Prometheus collects of this worker, to be made in its event loop."""
+        from agentq.meter import Meter
+
+        agent = self._profile.agent
+        return Meter(agent, self._records.journal, self._presence, lambda: self._engine.depth(agent))
 
     def _let_go(self) -> None:
         if not self._running:  # else again when that has ended

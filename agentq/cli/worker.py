@@ -7,7 +7,7 @@ import os
 import shlex
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +18,7 @@ from agentq.events import worker_id
 
 if TYPE_CHECKING:
     from agentq.app import App
+    from agentq.worker import Worker
 
 app = command()
 
@@ -33,6 +34,11 @@ def run(
     runner: Runner = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
     log_format: LogFormat = "text",
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", help="Serve its metrics to Prometheus.", min=0, max=65535, show_default=False),
+    ] = None,
+    metrics_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Where it serves them.")] = "127.0.0.1",
     broker: Broker = None,
     store: Store = None,
 ) -> None:
@@ -43,7 +49,8 @@ def run(
     logs.set_up(log_format, verbose=verbose, worker=worker_id(name, socket.gethostname(), os.getpid()), agent=name)
     tell = say if log_format == "text" else logging.getLogger("agentq").info
     with logs.last_words(log_format):
-        asyncio.run(_run(App.load(broker=broker, store=store), name, _words(runner), tell))
+        metrics = None if metrics_port is None else (metrics_address, metrics_port)
+        asyncio.run(_run(App.load(broker=broker, store=store), name, _words(runner), tell, metrics))
         tell(f"{name}: ended")
 
 
@@ -54,12 +61,39 @@ def _words(runner: str | None) -> list[str]:
         raise Invalid(f"the runner's command cannot be read: {error}", hint="Quote it as for a shell.") from error
 
 
-async def _run(app: "App", name: str, runner: list[str], tell: Callable[[str], None]) -> None:
-    async with app.worker(name, runner=runner, on_ready=lambda: _ready(name, tell)) as daemon:
+async def _run(
+    app: "App", name: str, runner: list[str], tell: Callable[[str], None], metrics: tuple[str, int] | None
+) -> None:
+    async with (
+        app.worker(name, runner=runner, on_ready=lambda: _ready(name, tell)) as daemon,
+        _metered(daemon, metrics),
+    ):
         loop = asyncio.get_running_loop()
         for what in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(what, daemon.drain)
         await daemon.run()
+
+
+@contextlib.asynccontextmanager
+async def _metered(daemon: "Worker", metrics: tuple[str, int] | None) -> AsyncIterator[None]:
+    """Serve the worker's metrics at that address and port, if that is wanted."""
+    if metrics is None:
+        yield
+        return
+    from prometheus_client import CollectorRegistry, ProcessCollector
+
+    from agentq.exposition import place, serving
+
+    registry = CollectorRegistry()
+    registry.register(daemon.meter())
+    ProcessCollector(registry=registry)
+    with contextlib.ExitStack() as stack:
+        address, port = metrics[0], stack.enter_context(serving(registry, *metrics))
+        logging.getLogger("agentq").info("serving metrics at http://%s/metrics", place(address, port))
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(stack.close)  # who asks just now waits for this loop
 
 
 def _ready(name: str, tell: Callable[[str], None]) -> None:
