@@ -9,6 +9,8 @@ from agentq.journal import Journal
 
 log = logging.getLogger("agentq")
 
+SOON = 0.05
+"""Seconds that the first event waits for others: an append for each would be felt by short tasks."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds between two tries while the engine takes nothing."""
 
@@ -30,6 +32,7 @@ class Pump:
                 self._told.clear()
                 await self._hand_on()
                 await self._told.wait()
+                await asyncio.sleep(SOON)
         finally:
             self._journal.on_told = before
 

@@ -13,6 +13,8 @@ import pytest
 
 from agentq.engine import Engine, Log
 from agentq.events import Event
+from agentq.lifecycle import expires_at
+from agentq.messages import utc_now
 from agentq.story import story
 from tests.brokers.node import Node
 from tests.daemons.harness import Deployment, Process, until
@@ -132,6 +134,8 @@ def test_a_cancelled_task_is_in_the_log(deployment: Deployment) -> None:
 @pytest.mark.promise("told")
 def test_an_expired_task_is_in_the_log(deployment: Deployment) -> None:
     task = deployment.submit("report done", ttl="0.1")
+    expires = expires_at(deployment.papers(task))
+    until(lambda: expires and utc_now() > expires, "its time to be over")
     deployment.start_worker()
     deployment.check(task, "expired", starts=[], attempt=1)
     assert sorted(kinds(agrees(deployment, task))) == ["expired", "settled", "submitted"]
@@ -225,6 +229,7 @@ def test_a_killed_worker_falls_silent_and_its_task_is_taken_over(deployment: Dep
     until(
         lambda: any(event.data.get("running") for event in of_worker(deployment, worker)), "a heartbeat with its task"
     )
+    until(lambda: of(read(deployment), task, "claimed"), "its claim in the log")
     worker.kill()
     before = of_worker(deployment, worker)
     second = deployment.start_worker()
