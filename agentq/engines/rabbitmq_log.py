@@ -73,12 +73,14 @@ class RabbitMQLog:
     ) -> AsyncGenerator[Page, None]:
         """Read a stream; see the port."""
         stream = Stream(self._reading, self._names, log)
-        end = await stream.end()
-        start, position, gap = await stream.find(after, since)
-        async with stream.arrivals(start) as slot:
-            caught_up = end.is_before(start)
+        marker = secrets.token_hex(16)
+        end = End(marker) if await self._mark(stream.key, marker) else End(None, await stream.last())
+        begin = await stream.find(after, since)
+        position, gap = begin.position, begin.gap
+        async with stream.arrivals(begin.start) as slot:
+            caught_up = begin.is_end or end.is_before(begin.start)
             if caught_up:
-                yield Page((), position, caught_up=True, gap=gap)
+                yield Page((), position, caught_up, gap)
             while follow or not caught_up:
                 patience = (None, 0.0) if caught_up else (self._timeout, GATHER_SECONDS)
                 messages = await stream.next(slot, *patience)
@@ -108,6 +110,31 @@ class RabbitMQLog:
     async def close(self) -> None:
         """End whoever reads."""
         await self._reading.close()
+
+    async def _mark(self, key: str, marker: str) -> bool:
+        """Put a marker behind all that is durable now; False for whom the broker lets put none, or not in time.
+
+        It has no body, so that the broker takes it while it blocks publishers; on a channel of its own, because a
+        refusal ends the channel.
+        """
+        properties = Basic.Properties(message_id=marker, delivery_mode=2, timestamp=utc_now())
+        try:
+            async with translated("mark the end of the log", self._publishing.where, MARK_SECONDS):
+                connection = await self._publishing.connection()
+                channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+                try:
+                    await channel.basic_publish(
+                        b"",
+                        exchange=self._names.events,
+                        routing_key=f"{key}.{MARKER}",
+                        properties=properties,
+                        mandatory=True,
+                    )
+                finally:
+                    await close_channel(channel)
+        except EngineUnavailable:
+            return False
+        return True
 
     async def _publish(self, messages: Iterable[tuple[str, bytes, Basic.Properties]]) -> None:
         exchange = self._names.events
@@ -147,70 +174,56 @@ class End:
         return self.last is not None and found is not None and found.offset >= self.last.offset
 
 
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Where a reader begins: the position before that, whether something is missing there, whether nothing follows."""
+
+    start: Start
+    position: str = ""
+    gap: bool = False
+    is_end: bool = False
+
+
 class Stream:
     """One of the streams, for one reader."""
 
     def __init__(self, link: Link, names: Names, log: Log) -> None:
         self._link = link
-        self._exchange = names.events
-        self._name, self._key = (names.output, OUTPUT_KEY) if log == "output" else (names.events, EVENT_KEY)
+        self._name, self.key = (names.output, OUTPUT_KEY) if log == "output" else (names.events, EVENT_KEY)
 
-    async def end(self) -> End:
-        """The end of what is durable now: a marker that is put behind it, for whoever may; else what is last."""
-        marker = secrets.token_hex(16)
-        try:
-            await self._mark(marker)
-        except EngineUnavailable:
-            return End(None, await self.last())
-        return End(marker)
-
-    async def _mark(self, marker: str) -> None:
-        # Without a body: the broker takes it even while it blocks publishers.
-        properties = Basic.Properties(message_id=marker, delivery_mode=2, timestamp=utc_now())
-        async with translated("mark the end of the log", self._link.where, MARK_SECONDS):
-            connection = await self._link.connection()
-            channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-            try:
-                await channel.basic_publish(
-                    b"",
-                    exchange=self._exchange,
-                    routing_key=f"{self._key}.{MARKER}",
-                    properties=properties,
-                    mandatory=True,
-                )
-            finally:
-                await close_channel(channel)
-
-    async def find(self, after: str | None, since: datetime | None) -> tuple[Start, str, bool]:
-        """Where to begin, the position before that, and whether there is a gap before it."""
+    async def find(self, after: str | None, since: datetime | None) -> Begin:
+        """Where to begin."""
         if after:
             return await self._behind(after)
         if since:
             return await self._from(since)
-        return "first", "", False
+        return Begin("first")
 
-    async def _behind(self, position: str) -> tuple[Start, str, bool]:
+    async def _behind(self, position: str) -> Begin:
         offset = _offset(position)
         first = None if offset is None else await self._first_from(offset)
         if first and first.position == position:
-            return first.offset + 1, position, False
+            return Begin(first.offset + 1, position)
         if first and offset is not None and first.offset > offset:
-            return first.offset, "", True
-        return "first", "", True
+            return Begin(first.offset, gap=True)
+        return Begin("first", gap=True)
 
-    async def _from(self, since: datetime) -> tuple[Start, str, bool]:
-        first = await self._first_from(since.astimezone(UTC) - SLACK)
-        if first is None and (last := await self.last()):
-            return last.offset + 1, last.position, False
-        return (first.offset if first else "first"), "", False
+    async def _from(self, since: datetime) -> Begin:
+        start = since.astimezone(UTC) - SLACK
+        with suppress(TimeoutError):
+            async with self.arrivals(start, ahead=1) as slot:
+                await self._arrival(slot, ARRIVE_SECONDS)
+            return Begin(start)
+        last = await self.last()
+        return Begin(last.offset + 1, last.position, is_end=True) if last else Begin("first", is_end=True)
 
-    async def _first_from(self, start: Start) -> Found | None:
+    async def _first_from(self, offset: int) -> Found | None:
         """The first message from there on; None when there is none."""
-        async with self.arrivals(start, ahead=1) as slot:
+        async with self.arrivals(offset, ahead=1) as slot:
             with suppress(TimeoutError):
                 return await self._arrival(slot, ARRIVE_SECONDS)
             last = await self.last()
-            if last is None or (isinstance(start, int) and last.offset < start) or not isinstance(start, int):
+            if last is None or last.offset < offset:
                 return None
             async with self._link.asking(f"read {self._name}"):
                 return Found.of(await slot.arrival())

@@ -1,6 +1,6 @@
 """The harness of the engine suite: every engine, and what the port cannot do but a test needs.
 
-Run as a module it is a process to be killed: `python -m tests.conformance.engines hold|publish AGENT WHERE…`.
+Run as a module it is a process to be killed: `python -m tests.conformance.engines hold|publish|… AGENT WHERE…`.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import secrets
 import sqlite3
 import subprocess
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -16,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from agentq.engine import Delivery, Engine
+from agentq.engines.log import Retention
 from agentq.events import Event
 from agentq.messages import Envelope, parse_envelope, utc_now
 
 NAMES = ("sqlite", "rabbitmq-4.3", "rabbitmq-3.10")
+APPENDED = 250
+"""How many events a process appends."""
 PATIENCE = 10.0
 """Seconds after which something that should have happened has not."""
 
@@ -34,6 +38,7 @@ class EngineUnderTest(ABC):
 
     def __init__(self) -> None:
         self.agent = f"worker-{secrets.token_hex(4)}"
+        self.retention = Retention()
         self.engines: list[Engine] = []
 
     def new(self) -> Engine:
@@ -58,6 +63,14 @@ class EngineUnderTest(ABC):
     async def publish_raw(self, agent: str, body: bytes) -> None:
         """Publish any bytes, as a program would that knows nothing of agentq."""
 
+    @abstractmethod
+    async def append_raw(self, body: bytes) -> None:
+        """Put any bytes into the log of events."""
+
+    @abstractmethod
+    async def replace_log(self) -> None:
+        """Take the log of events away and make another, as somebody would who knows nothing of agentq."""
+
 
 class SQLiteUnderTest(EngineUnderTest):
     """One database file."""
@@ -67,7 +80,7 @@ class SQLiteUnderTest(EngineUnderTest):
         self.path = path
 
     def make(self) -> Engine:
-        return engine_at("sqlite", str(self.path))
+        return engine_at("sqlite", str(self.path), retention=self.retention)
 
     def where(self) -> list[str]:
         return ["sqlite", str(self.path)]
@@ -75,6 +88,14 @@ class SQLiteUnderTest(EngineUnderTest):
     async def publish_raw(self, agent: str, body: bytes) -> None:
         with closing(sqlite3.connect(self.path)) as db, db:
             db.execute("INSERT INTO messages (agent, body) VALUES (?, ?)", (agent, body))
+
+    async def append_raw(self, body: bytes) -> None:
+        with closing(sqlite3.connect(self.path)) as db, db:
+            db.execute("INSERT INTO events (at, body) VALUES (?, ?)", (time.time(), body))
+
+    async def replace_log(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            self.path.with_name(f"{self.path.name}{suffix}").unlink(missing_ok=True)
 
 
 class RabbitMQUnderTest(EngineUnderTest):
@@ -87,7 +108,7 @@ class RabbitMQUnderTest(EngineUnderTest):
         self.url, self.namespace = url, namespace
 
     def make(self) -> Engine:
-        return engine_at("rabbitmq", self.url, self.namespace)
+        return engine_at("rabbitmq", self.url, self.namespace, retention=self.retention)
 
     def where(self) -> list[str]:
         return ["rabbitmq", self.url, self.namespace]
@@ -99,16 +120,33 @@ class RabbitMQUnderTest(EngineUnderTest):
             exchange = await channel.get_exchange(f"{self.namespace}.tasks", ensure=False)
             await exchange.publish(aio_pika.Message(body), routing_key=agent)
 
+    async def append_raw(self, body: bytes) -> None:
+        import aio_pika
 
-def engine_at(kind: str, *where: str) -> Engine:
+        async with await aio_pika.connect(self.url) as connection, connection.channel() as channel:
+            exchange = await channel.get_exchange(f"{self.namespace}.events", ensure=False)
+            await exchange.publish(aio_pika.Message(body), routing_key="event.foreign")
+
+    async def replace_log(self) -> None:
+        import aio_pika
+
+        async with await aio_pika.connect(self.url) as connection, connection.channel() as channel:
+            stream = await channel.get_queue(f"{self.namespace}.events", ensure=False)
+            await stream.delete(if_unused=False, if_empty=False)
+        engine = self.make()
+        await engine.declare([], [])
+        await engine.close()
+
+
+def engine_at(kind: str, *where: str, retention: Retention = Retention()) -> Engine:
     """The instance that `EngineUnderTest.where` describes."""
     if kind == "sqlite":
         from agentq.engines.sqlite import SQLiteEngine
 
-        return SQLiteEngine(Path(where[0]))
+        return SQLiteEngine(Path(where[0]), retention)
     from agentq.engines.rabbitmq import RabbitMQEngine, RabbitMQSettings
 
-    return RabbitMQEngine(RabbitMQSettings(urls=(where[0],), namespace=where[1]))
+    return RabbitMQEngine(RabbitMQSettings(urls=(where[0],), namespace=where[1], retention=retention))
 
 
 def an_envelope(agent: str, task_id: str = "task-1", **more: Any) -> Envelope:
@@ -150,9 +188,9 @@ def task_of(delivery: Delivery) -> str:
 
 
 @contextmanager
-def another_process(does: str, engine: EngineUnderTest) -> Iterator["Child"]:
-    """A process that has published a task, or holds the next message, and is then killed without warning."""
-    command = [sys.executable, "-m", "tests.conformance.engines", does, engine.agent, *engine.where()]
+def another_process(does: str, engine: EngineUnderTest, what: str = "") -> Iterator["Child"]:
+    """A process that does one thing (see `ACTS`), says so, waits, and is then killed without warning."""
+    command = [sys.executable, "-m", "tests.conformance.engines", does, what or engine.agent, *engine.where()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=_ROOT) as process:
         try:
             yield Child(process)
@@ -167,7 +205,7 @@ class Child:
         self._process = process
 
     async def has_done(self) -> str:
-        """The id of the task that it published or holds, as soon as it says so."""
+        """What it published, holds, appended or read, as soon as it says so."""
         assert self._process.stdout is not None
         line = await asyncio.to_thread(self._process.stdout.readline)
         return str(json.loads(line))
@@ -187,8 +225,23 @@ async def _publish(engine: Engine, agent: str) -> str:
     return "task-of-a-child"
 
 
+async def _append(engine: Engine, prefix: str) -> str:
+    """One by one, so that what several processes append is mixed."""
+    for number in range(APPENDED):
+        await engine.append([an_event(f"{prefix}-{number}")])
+    return prefix
+
+
+async def _read(engine: Engine, position: str) -> str:
+    pages = [page async for page in engine.read(after=position)]
+    return " ".join(event.id for page in pages for event in page.events)
+
+
+ACTS = {"hold": _hold, "publish": _publish, "append": _append, "read": _read}
+
+
 async def _main(does: str, agent: str, *where: str) -> None:
-    task = await {"hold": _hold, "publish": _publish}[does](engine_at(*where), agent)
+    task = await ACTS[does](engine_at(*where), agent)
     print(json.dumps(task), flush=True)
     await asyncio.Event().wait()
 
