@@ -18,7 +18,7 @@ test-all: .venv/test
 	TEST_BROKER=oldest $(BIN)/pytest -n 3 --dist loadfile -k rabbitmq tests/daemons tests/test_cli.py \
 		tests/test_controls.py tests/test_plan_cli.py tests/test_pulling.py tests/test_dlq.py tests/test_doctor.py
 	tests/monitoring/install.sh
-	$(BIN)/pytest tests/monitoring/rules.py
+	$(BIN)/pytest tests/monitoring
 	$(MAKE) fuzz SECONDS=5
 
 bench: .venv/test

@@ -66,7 +66,8 @@ class Seen(NamedTuple):
 
 
 class Exporter(Collector):
-    """The collector: each scrape catches the ledger up, in bounded time, and tells all of it.
+    """The collector: each scrape catches the ledger up, in bounded time, and tells all of it; of the queues those of
+    `agents`, who have one.
 
     While the engine is away it tells what the ledger holds, and while that cannot be read, what it told last; then
     `agentq_up` is 0.
@@ -76,7 +77,8 @@ class Exporter(Collector):
         self, ledger: LedgerOpened, engine: EngineOpened, agents: Iterable[str], patience: float = PATIENCE
     ) -> None:
         self._ledger, self._engine, self._patience = ledger, engine, patience
-        self._tally, self._labels = Tally(), Labels(agents)
+        self._agents = sorted(agents)
+        self._tally, self._labels = Tally(), Labels(self._agents)
         self._turn = threading.Lock()
         self._last: Seen | None = None
 
@@ -115,7 +117,7 @@ class Exporter(Collector):
     async def _ask(self, ledger: Ledger) -> Queues:
         async with asyncio.timeout(self._patience), self._engine() as engine:
             await catch_up(ledger, engine)
-            return await count(engine, self._labels.names)
+            return await count(engine, self._agents)
 
 
 def look(ledger: Ledger, tally: Tally, queues: Queues, *, is_up: bool) -> Seen:

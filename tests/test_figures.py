@@ -259,7 +259,7 @@ def test_the_block_fits_and_says_what_is_unknown(told: Desk) -> None:
     block = told.ok("stats").splitlines()
     assert block == [
         "now      queued 1, oldest 1h00m; running 0, blocked 1",
-        "queues   0 messages, dead letters 0",
+        "queues   messages 0, dead letters 0",
         "ended    3 in the last 24h, 0.125 an hour: 1 completed, 1 failed, 1 expired",
         "wait     p50 10s     p90 20s     p99 20s     max 20s",
         "run      p50 1m      p90 16m     p99 16m     max 16m",
@@ -297,7 +297,25 @@ def test_an_empty_window_says_so(desk: Desk) -> None:
     )
 
 
-@pytest.mark.parametrize("flags", [("--by", "week"), ("--since", "soon"), ("--since", "-1h"), ("--agent", "no body")])
+def test_what_senders_call_their_types_steers_no_terminal(desk: Desk) -> None:
+    with desk.app().ledger(print) as ledger:
+        ledger.tell([submitted("hostile", type="\x1b[2J\nworker 9 \u202e")])
+    done = desk.run("stats", "--by", "type")
+    assert len(done.out.splitlines()) == 6
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\u202e]", done.out + desk.ok("stats", "--by", "type", "--json"))
+
+
+def test_numbers_are_short(desk: Desk) -> None:
+    from agentq.cli.stats import _short
+
+    numbers = (0, 0.125, 5, 999.4, 999.9, 1200, 999_900, 1_250_000, 3e12)
+    assert [_short(n) for n in numbers] == ["0", "0.125", "5", "999", "1k", "1.2k", "1M", "1.25M", "3e+03G"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--by", "week"), ("--since", "soon"), ("--since", "2100-01-01"), ("--since", "-1h"), ("--agent", "no body")],
+)
 def test_what_cannot_be_asked_ends_in_words(desk: Desk, flags: tuple[str, str]) -> None:
     done = desk.run("stats", *flags)
     assert (done.code, done.out) == (3, "")

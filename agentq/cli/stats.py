@@ -43,6 +43,8 @@ def stats(
     if by is not None and by not in BY:
         raise Invalid(f"there are no figures by {by!r}", hint=f"One of: {', '.join(BY)}.")
     window = Window(past("--since", since).timestamp(), time.time(), agent)
+    if window.since > window.now:
+        raise Invalid(f"--since {since} is in the future", hint="Write how long ago, such as 24h.")
     app = App.load(broker=broker)
     with ledger_of(app) as ledger:
         whole, parts = figures(ledger, window, cast("By | None", by))
@@ -101,7 +103,7 @@ def _waiting(queues: "Queues | None") -> str:
     if queues is None:
         return "unknown"
     known = [count for count in queues.messages.values() if count is not None]
-    said = f"{sum(known)} messages" if known or not queues.messages else "unknown"
+    said = f"messages {sum(known)}" if known or not queues.messages else "unknown"
     lacking = len(queues.messages) - len(known)
     left = f" ({lacking} agents without a queue)" if known and lacking else ""
     return f"{said}{left}, dead letters {queues.dead_letters}"
@@ -148,7 +150,7 @@ def _short(number: float | None) -> str:
     if number is None:
         return "-"
     for size, unit in UNITS:
-        if number >= size:
+        if number >= 0.9995 * size:  # 999.9 would be 1e+03
             return f"{number / size:.3g}{unit}"
     return f"{number:.3g}"
 
