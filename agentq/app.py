@@ -286,11 +286,11 @@ class App:
         where = (*self.passwordless_broker, self.settings.rabbitmq.vhost or "", self.settings.namespace)
         return Shelf(self.settings.data / "ledgers", sha256_hex("\n".join(where).encode())[:16])
 
-    def ledger(self, say: Callable[[str], object]) -> "Ledger":
-        """The ledger as it is; says when it had to be made anew. Raises Unavailable."""
-        from agentq.ledger import Ledger
+    def ledger(self, say: Callable[[str], object], *, damaged: bool = False) -> "Ledger":
+        """The ledger as it is; says when it had to be made anew, as one found `damaged` has. Raises Unavailable."""
+        from agentq.ledger import DAMAGED, Ledger
 
-        ledger = Ledger.on(self._shelf)
+        ledger = Ledger.anew(self._shelf, DAMAGED) if damaged else Ledger.on(self._shelf)
         if ledger.renewed:
             say(f"the ledger was made anew: {ledger.renewed}; the log is read from its start")
         return ledger
@@ -302,6 +302,14 @@ class App:
 
         `progress` is called with the number of events that have come so far. Raises Unavailable for the file.
         """
+        from agentq.ledger import Damaged
+
+        try:
+            return self._caught_up(self.ledger(say), say, progress)
+        except Damaged:
+            return self._caught_up(self.ledger(say, damaged=True), say, progress)
+
+    def _caught_up(self, ledger: "Ledger", say: Callable[[str], object], progress: Callable[[int], object]) -> "Ledger":
         import asyncio
 
         from agentq.ledger import catch_up
@@ -310,7 +318,6 @@ class App:
             async with self.engine() as engine:
                 return await catch_up(ledger, engine, progress)
 
-        ledger = self.ledger(say)
         try:
             if asyncio.run(read()):
                 say("part of the log was gone before it was read (retention); to fill it in: agentq ledger rebuild")
@@ -380,8 +387,8 @@ class App:
         """What is wrong with the engine, the store and the papers; changes nothing."""
         from agentq.doctor import examine
 
-        async with self.engine() as engine:
-            return await examine(self.records, engine, self.agents.names)
+        patience = STUCK_SECONDS if patience is None else patience
+        return await Examination(lambda: self.records, self.engine, self.ledger, self.agents.names, patience).run()
 
     async def repair(self, findings: "Findings") -> list[str]:
         """Mend what can be mended; one line for each thing done."""

@@ -20,6 +20,7 @@ from agentq.ledger.file import (
     make,
     open_ledger,
     remove,
+    renew,
     transaction,
 )
 from agentq.ledger.finding import IS_SILENT, ROW, bounds, queries
@@ -41,6 +42,12 @@ class Ledger:
     def on(cls, shelf: Shelf) -> "Ledger":
         """The ledger on a shelf, made if need be; raises Unavailable."""
         return cls(open_ledger(shelf))
+
+    @classmethod
+    def anew(cls, shelf: Shelf, why: str) -> "Ledger":
+        """An empty one instead of the one on a shelf, and why; raises Unavailable."""
+        with in_our_words(shelf.folder):
+            return cls(renew(shelf, why))
 
     @classmethod
     def draft(cls, shelf: Shelf) -> "Ledger":

@@ -18,6 +18,7 @@ from agentq.ledger.schema import APPLICATION, SCHEMA, VERSION
 
 BUSY_SECONDS = 30.0
 WAL_BYTES = 16 * 1024 * 1024
+DAMAGED = "it was damaged"
 GIVEN_UP_SECONDS = 24 * 3600
 HINT = "Choose a folder that this user may write to: AGENTQ_DATA, or `data` in agentq.toml."
 
@@ -31,6 +32,10 @@ _WORDS = {
     sqlite3.SQLITE_CORRUPT: ("is damaged", "Make it anew: agentq ledger rebuild"),
     sqlite3.SQLITE_NOTADB: ("is damaged", "Make it anew: agentq ledger rebuild"),
 }
+
+
+class Damaged(Unavailable):
+    """The file is damaged: what it held is to be read again."""
 
 
 class Opened(NamedTuple):
@@ -111,14 +116,15 @@ def open_ledger(shelf: Shelf) -> Opened:
                 raise
             return Opened(connect(again), again, None)  # it was replaced meanwhile
         except sqlite3.DatabaseError:
-            return _renew(shelf, "it was damaged")
+            return renew(shelf, DAMAGED)
         if wrong := _wrong(db):
             db.close()
-            return _renew(shelf, wrong)
+            return renew(shelf, wrong)
         return Opened(db, path, None)
 
 
-def _renew(shelf: Shelf, why: str) -> Opened:
+def renew(shelf: Shelf, why: str) -> Opened:
+    """A connection to an empty file in place of the current one; `why` is told. Raises Unavailable."""
     path = shelf.following()
     make(path)
     shelf.clear(path)
@@ -163,7 +169,7 @@ def _wrong(db: sqlite3.Connection) -> str | None:
             raise
         return "it was no ledger"
     except sqlite3.DatabaseError:
-        return "it was damaged"
+        return DAMAGED
     if application != APPLICATION:
         return "it was no ledger"
     if version != VERSION:
@@ -204,4 +210,5 @@ def _translated(error: sqlite3.Error | OSError, path: Path) -> AgentqError:
         return Unavailable(f"the ledger cannot be kept at {error.filename or path}: {error.strerror}", hint=HINT)
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # without what extends it
     what, hint = _WORDS.get(code, ("cannot be used", ""))
-    return Unavailable(f"the ledger {path} {what} (SQLite: {error})", hint=hint)
+    kind = Damaged if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) else Unavailable
+    return kind(f"the ledger {path} {what} (SQLite: {error})", hint=hint)

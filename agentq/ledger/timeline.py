@@ -7,7 +7,10 @@ from datetime import datetime
 from agentq.events import TASK_KINDS, Event
 from agentq.ledger.facts import OUTCOMES
 
-RANKS = {str(kind): rank for rank, kind in enumerate(TASK_KINDS)}
+_KINDS = [str(kind) for kind in TASK_KINDS if kind != "delayed"]
+_KINDS.insert(_KINDS.index("attempt_ended") + 1, "delayed")
+RANKS = {kind: rank for rank, kind in enumerate(_KINDS)}
+"""The order in which steps are told that were taken at the same moment."""
 
 
 @dataclass(frozen=True, slots=True)
