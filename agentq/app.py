@@ -387,8 +387,8 @@ class App:
         """What is wrong with the engine, the store and the papers; changes nothing."""
         from agentq.doctor import examine
 
-        patience = STUCK_SECONDS if patience is None else patience
-        return await Examination(lambda: self.records, self.engine, self.ledger, self.agents.names, patience).run()
+        async with self.engine() as engine:
+            return await examine(self.records, engine, self.agents.names)
 
     async def repair(self, findings: "Findings") -> list[str]:
         """Mend what can be mended; one line for each thing done."""
