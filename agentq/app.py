@@ -383,12 +383,14 @@ class App:
         async with self.engine() as engine:
             return await engine.health(self.agents.names)
 
-    async def examine(self) -> "Findings":
-        """What is wrong with the engine, the store and the papers; changes nothing."""
-        from agentq.doctor import examine
+    async def examine(self, patience: float | None = None) -> "Findings":
+        """What is wrong with engine, store, papers, log and workers; changes nothing. A task that could start should
+        have been within `patience` seconds.
+        """
+        from agentq.doctor import STUCK_SECONDS, Examination
 
-        async with self.engine() as engine:
-            return await examine(self.records, engine, self.agents.names)
+        patience = STUCK_SECONDS if patience is None else patience
+        return await Examination(lambda: self.records, self.engine, self.ledger, self.agents.names, patience).run()
 
     async def repair(self, findings: "Findings") -> list[str]:
         """Mend what can be mended; one line for each thing done."""

@@ -6,6 +6,7 @@ AgentqError                 1   a bug unless it is one of those below
 ├── Conflict                5   another content under the same id, or another hand was first
 ├── Unavailable             6   try again later
 │   ├── EngineUnavailable
+│   │   └── NotPermitted     the engine refuses this to the user who is logged in
 │   └── StoreUnavailable
 ├── WaitTimeout             7
 ├── EvidenceError          11   evidence is missing or altered
@@ -71,6 +72,10 @@ class Unavailable(AgentqError):
 
 class EngineUnavailable(Unavailable):
     """The engine cannot be reached, refuses, or did not answer in time (the request may have happened)."""
+
+
+class NotPermitted(EngineUnavailable):
+    """The engine refuses this to the user who is logged in; nothing was done."""
 
 
 class StoreUnavailable(Unavailable):

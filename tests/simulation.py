@@ -23,7 +23,6 @@ from unittest import mock
 from agentq import claim as claim_module
 from agentq import commit as commit_module
 from agentq import coordinator as coordinator_module
-from agentq import doctor as doctor_module
 from agentq import gates as gates_module
 from agentq import hands as hands_module
 from agentq import settle as settle_module
@@ -33,6 +32,7 @@ from agentq.claim import Claims, Terms, end_of
 from agentq.commit import REPORT, commit, completion_of
 from agentq.coordinator import Coordinator
 from agentq.doctor import Findings, ailments, repair
+from agentq.doctor import papers as doctor_module
 from agentq.engine import Guard
 from agentq.errors import AgentqError, Conflict, EngineUnavailable, NotFound, NothingYet, StoreUnavailable
 from agentq.events import Event

@@ -42,6 +42,7 @@ COMMANDS = {
     "dlq": "Look at, retry and purge dead letters.",
     "keys": "Make keys that sign, and say whose signatures count.",
     "worker": "Run a worker.",
+    "workers": "List who is up, what each works on, and who went silent.",
     "metrics": "Serve metrics to Prometheus.",
     "store": "Bring tasks to another store; remove the evidence of old ones.",
     "ledger": "Show what lists and figures are read from, or make it anew.",

@@ -20,6 +20,7 @@ from yarl import URL
 from agentq.engines import tls
 from agentq.engines.topology import BOUNDS, SEGMENT, RabbitMQSettings
 from agentq.errors import AgentqError, Conflict, EngineUnavailable, Invalid
+from agentq.errors import NotPermitted as NotPermitted
 
 CLOSE_SECONDS = 3.0
 FOREIGN = (amqp.AMQPError, PAMQPException, OSError, RuntimeError, ValueError, StopAsyncIteration)
@@ -121,10 +122,6 @@ def _address(settings: RabbitMQSettings, text: str) -> URL:
 def _shown(url: URL) -> str:
     """The URL without what must not be seen."""
     return str(url.with_password(None).with_query(None) if url.host else url.with_query(None))
-
-
-class NotPermitted(EngineUnavailable):
-    """The broker refuses this to the user who is logged in; nothing was done."""
 
 
 class _NoAnswer(EngineUnavailable):

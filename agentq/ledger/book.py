@@ -175,6 +175,10 @@ class Ledger:
         sql = f"SELECT *, {IS_SILENT} AS silent FROM workers ORDER BY heard_at DESC"
         return [WorkerRow.of(row) for row in self.query(sql, {"now": time.time()})]
 
+    def beats(self) -> list[sqlite3.Row]:
+        """The newest heartbeats in the order in which the log has them: `host`, and `at` by that host's clock."""
+        return self.query("SELECT host, at FROM beats ORDER BY n")
+
     def query(self, sql: str, arguments: Sequence[Any] | Mapping[str, Any] = ()) -> list[sqlite3.Row]:
         """The rows of a statement that only reads."""
         with in_our_words(self.path):
