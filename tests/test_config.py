@@ -8,6 +8,7 @@ from agentq.adapters import open_engine, open_store
 from agentq.app import App
 from agentq.config import S3Section, Settings, load_settings
 from agentq.engines.sqlite import SQLiteEngine
+from agentq.engines.topology import topology
 from agentq.errors import Invalid, NotFound
 from agentq.profile import find_profile, load_profile, profiles
 
@@ -158,3 +159,25 @@ def test_every_key_of_a_profile_has_a_default_but_its_agent(tmp_path: Path) -> N
     assert (found.agent, found.types, found.prompt) == ("x", (), "")
     assert (found.limits.lease_seconds, found.limits.renew_seconds, found.limits.parallel) == (20, 5, 1)
     assert (found.retry.max_attempts, found.workspace.kind, found.runner.prompt) == (3, "none", "stdin")
+
+
+def test_how_long_the_log_is_kept_reaches_the_engines(tmp_path: Path) -> None:
+    (tmp_path / "agentq.toml").write_text("[log]\nevents_days = 7\noutput_bytes = 4_000_000\n")
+    found = settings(tmp_path)
+    engine = open_engine(found)
+    assert isinstance(engine, SQLiteEngine)
+    retention = engine.retention
+    assert (retention.of("events"), retention.of("output")) == ((7, 1_000_000_000), (3, 4_000_000))
+    streams = [queue for queue in topology((4, 3), "x", [], [], retention).queues if queue.is_stream]
+    assert [queue.arguments["x-max-age"] for queue in streams] == ["7D", "3D"]
+    assert [queue.arguments["x-max-length-bytes"] for queue in streams] == [1_000_000_000, 4_000_000]
+    assert [queue.arguments["x-stream-max-segment-size-bytes"] for queue in streams] == [50_000_000, 1_000_000]
+
+
+@pytest.mark.parametrize("line", ["events_days = 0", "output_bytes = 10", 'events_days = "long"', "days = 3"])
+def test_what_is_no_time_or_size_for_the_log_is_refused_with_its_line(tmp_path: Path, line: str) -> None:
+    (tmp_path / "agentq.toml").write_text(f"[log]\n{line}\n")
+    with pytest.raises(Invalid) as caught:
+        settings(tmp_path)
+    assert line.partition(" ")[0] in str(caught.value)
+    assert "agentq.toml, line 2: log." in str(caught.value)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import aiormq.exceptions
@@ -10,10 +11,12 @@ import pytest
 from aiormq.abc import AbstractChannel
 from pamqp.commands import Basic
 
+from agentq.engine import Log
 from agentq.engines.rabbitmq import RabbitMQEngine
 from agentq.engines.rabbitmq_link import NotPermitted
 from agentq.engines.topology import parse_version
 from agentq.messages import Completion, Envelope, utc_now
+from tests.conformance.engines import an_event
 from tests.party import AGENTS, OTHER, WORKER, Party, party
 
 __all__ = ["party"]
@@ -238,6 +241,53 @@ async def test_an_observer_counts_and_publishes_nothing(party: Party) -> None:
         for refused in (engine.ready(WORKER), engine.publish(envelope()), engine.publish(envelope(), delay=1)):
             with pytest.raises(NotPermitted):
                 await refused
+
+
+@pytest.mark.promise("least-privilege")
+@pytest.mark.parametrize("kind", ["coordinator", "observer"])
+@pytest.mark.parametrize("log", ["events", "output"])
+async def test_who_looks_reads_both_logs_to_the_end_and_counts_dead_letters(party: Party, kind: str, log: Log) -> None:
+    """Whether it may put a marker there or not; nothing is left out, and nothing comes twice."""
+    kinds: dict[Log, str] = {"events": "progress", "output": "output"}
+    name = f"{kind}-{log}"
+    async with party.acting("worker", WORKER) as teller, party.acting(kind) as engine:
+        empty = [page async for page in engine.read(log)]
+        position = empty[-1].position
+        for part in range(2):
+            await teller.append([an_event(f"{name}-{part}-{n}", kinds[log]) for n in range(700)])
+            pages = [page async for page in engine.read(log, after=position)]
+            came = [event.id for page in pages for event in page.events if event.id.startswith(f"{name}-{part}")]
+            assert came == [f"{name}-{part}-{n}" for n in range(700)]
+            assert [page.caught_up for page in pages] == [False] * (len(pages) - 1) + [True]
+            assert not any(page.gap for page in pages)
+            position = pages[-1].position
+        last = [page async for page in engine.read(log, after=position)]
+        assert [event for page in last for event in page.events] == []
+        assert last[-1].caught_up
+        async with aclosing(engine.read(log, after=position, follow=True)) as following:
+            assert (await anext(following)).caught_up
+            await teller.append([an_event(f"{name}-last", kinds[log])])
+            page = await asyncio.wait_for(anext(following), 10)
+            assert [event.id for event in page.events] == [f"{name}-last"]
+        assert await engine.count_dead_letters() >= 0
+        assert (await engine.health(AGENTS)).unbounded == ()
+
+
+@pytest.mark.promise("least-privilege")
+async def test_a_worker_tells_and_does_not_read_and_an_observer_does_not_tell(party: Party) -> None:
+    async with party.acting("worker", WORKER) as engine:
+        with pytest.raises(NotPermitted):
+            _ = [page async for page in engine.read()]
+        await engine.append([an_event("told")])
+    for event in (an_event("told"), an_event("told", "output")):
+        async with party.acting("observer") as engine:
+            with pytest.raises(NotPermitted):
+                await engine.append([event])
+    async with party.acting("coordinator") as engine:
+        await engine.append([an_event("told")])
+        with pytest.raises(NotPermitted):
+            await engine.append([an_event("told", "output")])
+        await engine.append([an_event("told")])
 
 
 @pytest.mark.promise("least-privilege")

@@ -10,12 +10,13 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from agentq.engines import sqlite, sqlite_file, sqlite_holders
-from agentq.engines.sqlite import SQLiteEngine
+from agentq.engines import sqlite, sqlite_file, sqlite_holders, sqlite_log
+from agentq.engines.sqlite import Retention, SQLiteEngine
 from agentq.engines.sqlite_holders import Holder
 from agentq.errors import AgentqError, EngineUnavailable, Invalid
 from agentq.messages import Completion
@@ -52,8 +53,8 @@ async def new(path: Path) -> AsyncIterator[Callable[..., SQLiteEngine]]:
     """Each call makes an engine, at `path` if nothing else is said."""
     engines: list[SQLiteEngine] = []
 
-    def one(at: Path = path) -> SQLiteEngine:
-        engines.append(SQLiteEngine(at))
+    def one(at: Path = path, retention: Retention = Retention()) -> SQLiteEngine:
+        engines.append(SQLiteEngine(at, retention))
         return engines[-1]
 
     yield one
@@ -381,6 +382,47 @@ async def test_another_programs_database_is_invalid(engine: SQLiteEngine, path: 
     before = path.read_bytes()
     assert "is not a queue of agentq" in str(await complaint(engine))
     assert path.read_bytes() == before
+
+
+async def test_what_is_too_old_or_too_much_goes_from_the_log_little_by_little(
+    new: Callable[..., SQLiteEngine], path: Path
+) -> None:
+    engine = new(path, Retention(events_days=1, output_bytes=30_000))
+    await engine.append([an_event(f"old-{n}") for n in range(5000)])
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("UPDATE events SET at = at - 100000")
+        counts = []
+        for n in range(5 * sqlite_log.CUT_EVERY):
+            await engine.append([an_event(f"new-{n}")])
+            counts.append(db.execute("SELECT count(*) FROM events").fetchone()[0])
+        cuts = [earlier + 1 - later for earlier, later in pairwise(counts) if later <= earlier]
+        assert len(cuts) == 5
+        assert max(cuts) <= sqlite_log.CUT_AT_ONCE + 1
+        assert counts[-1] == 5 * sqlite_log.CUT_EVERY
+        for n in range(40):
+            await engine.append([an_event(f"output-{n}-{m}", "output", data={"text": "x" * 100}) for m in range(50)])
+        for log in ("events", "output"):
+            kept = db.execute(f"SELECT sum(length(body)) FROM {log}").fetchone()
+            assert kept == db.execute("SELECT bytes FROM logs WHERE log = ?", (log,)).fetchone()
+        assert 20_000 < kept[0] < 30_000 + sqlite_log.CUT_EVERY * 300
+    assert [event.id async for page in engine.read() for event in page.events] == [
+        f"new-{n}" for n in range(5 * sqlite_log.CUT_EVERY)
+    ]
+
+
+async def test_a_position_in_a_copy_that_was_put_back_is_a_gap(engine: SQLiteEngine, path: Path) -> None:
+    await engine.append([an_event("a")])
+    await engine.close()
+    copy = path.read_bytes()
+    second = SQLiteEngine(path)
+    await second.append([an_event("b")])
+    (position,) = [page.position async for page in second.read()]
+    await second.close()
+    path.write_bytes(copy)
+    third = SQLiteEngine(path)
+    (page,) = [page async for page in third.read(after=position)]
+    await third.close()
+    assert (page.gap, [event.id for event in page.events]) == (True, ["a"])
 
 
 @pytest.mark.parametrize("schema", [1, 2])

@@ -63,6 +63,7 @@ class SQLiteEngine:
         self._file = DatabaseFile(self._path, open_to_write)
         self._holder = Holder(self._path)
         self._watch = Watch(self._path)
+        self.retention = retention
         self._log = SQLiteLog(self._run, self._watch, retention)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="agentq-sqlite")
         self._unwanted: list[Future[tuple[SQLiteDelivery | None, float]]] = []
