@@ -1,15 +1,14 @@
 """The one place that puts the parts together, from settings; heavy parts are imported when first needed."""
 
 import contextlib
-import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from agentq.adapters import make_folder, open_engine, open_store, open_tracing, without_password
+from agentq.adapters import make_folder, open_store, open_tracing
 from agentq.agents import Agents
-from agentq.config import Settings, load_settings
+from agentq.config import Settings
 from agentq.context import context_at
 from agentq.coordinator import Coordinator, Registered
 from agentq.credentials import refuse
@@ -17,7 +16,8 @@ from agentq.engine import Declared, Engine, Health
 from agentq.errors import AgentqError, EngineUnavailable, Invalid
 from agentq.journal import Journal
 from agentq.keyring import Keyring
-from agentq.messages import Envelope, sha256_hex
+from agentq.messages import Envelope
+from agentq.observer import Observer
 from agentq.profile import find_profile
 from agentq.records import Records
 from agentq.request import texts_of
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from agentq.dead_letters import DeadLetters
     from agentq.doctor import Findings
     from agentq.hands import Hands
-    from agentq.ledger import Ledger, Shelf
     from agentq.metrics import Exporter
     from agentq.papers import Claim
     from agentq.puller import Puller
@@ -55,22 +54,15 @@ def _bury_orphaned(claim: "Claim") -> bool:
     return bury_orphaned(claim)
 
 
-class App:
+class App(Observer):
     """agentq for one set of settings: what the CLI and other edges call."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.watch: Callable[[Store], Store] = lambda store: store
         self._released: list[Envelope] = []
         self._journal = Journal()
         self._log_is_away = False
-
-    @classmethod
-    def load(cls, **flags: Any) -> "App":
-        """An app with the settings in force, flags first; what this process makes is private as they say."""
-        settings = load_settings(flags)
-        os.umask(int(settings.umask, 8))
-        return cls(settings)
 
     @cached_property
     def store(self) -> Store:
@@ -129,27 +121,6 @@ class App:
     def tracing(self) -> Tracing:
         """Who is told what this process has to do with a task's trace."""
         return open_tracing(self.settings, "agentq-coordinator")
-
-    @contextlib.asynccontextmanager
-    async def engine(self) -> AsyncIterator[Engine]:
-        """An engine, closed at the end."""
-        self._make_data_folder(self.settings.broker[0])
-        engine = open_engine(self.settings)
-        try:
-            yield engine
-        finally:
-            await engine.close()
-
-    def _make_data_folder(self, url: str) -> None:
-        """Make the data folder for what the defaults put there; any other place must exist."""
-        inside = self.settings.data.as_uri().partition(":")[2]
-        if url.partition(":")[2].startswith(f"{inside}/"):
-            make_folder(self.settings.data)
-
-    @property
-    def passwordless_broker(self) -> tuple[str, ...]:
-        """The broker's URLs as they may be shown and written down: without passwords."""
-        return tuple(without_password(url) for url in self.settings.broker)
 
     @property
     def has_password(self) -> bool:
@@ -273,58 +244,6 @@ class App:
             return f"the engine does not answer: {error}"
 
     # ------------------------------------------------------------------ observing
-
-    @property
-    def ledger_path(self) -> Path:
-        """The ledger's file at this moment; it need not exist."""
-        return self._shelf.current()
-
-    @property
-    def _shelf(self) -> "Shelf":
-        from agentq.ledger import Shelf
-
-        where = (*self.passwordless_broker, self.settings.rabbitmq.vhost or "", self.settings.namespace)
-        return Shelf(self.settings.data / "ledgers", sha256_hex("\n".join(where).encode())[:16])
-
-    def ledger(self, say: Callable[[str], object], *, damaged: bool = False) -> "Ledger":
-        """The ledger as it is; says when it had to be made anew, as one found `damaged` has. Raises Unavailable."""
-        from agentq.ledger import DAMAGED, Ledger
-
-        ledger = Ledger.anew(self._shelf, DAMAGED) if damaged else Ledger.on(self._shelf)
-        if ledger.renewed:
-            say(f"the ledger was made anew: {ledger.renewed}; the log is read from its start")
-        return ledger
-
-    def caught_up_ledger(
-        self, say: Callable[[str], object], progress: Callable[[int], object] = lambda _: None
-    ) -> "Ledger":
-        """The ledger, caught up with the log; says when the log could not be read, or when a part of it was gone.
-
-        `progress` is called with the number of events that have come so far. Raises Unavailable for the file.
-        """
-        from agentq.ledger import Damaged
-
-        try:
-            return self._caught_up(self.ledger(say), say, progress)
-        except Damaged:
-            return self._caught_up(self.ledger(say, damaged=True), say, progress)
-
-    def _caught_up(self, ledger: "Ledger", say: Callable[[str], object], progress: Callable[[int], object]) -> "Ledger":
-        import asyncio
-
-        from agentq.ledger import catch_up
-
-        async def read() -> bool:
-            async with self.engine() as engine:
-                return await catch_up(ledger, engine, progress)
-
-        try:
-            if asyncio.run(read()):
-                say("part of the log was gone before it was read (retention); to fill it in: agentq ledger rebuild")
-        except EngineUnavailable as error:
-            as_of = f"{ledger.as_of:%Y-%m-%d %H:%M:%SZ}" if ledger.as_of else "an unknown time"
-            say(f"the log cannot be read, this is as of {as_of} ({error})")
-        return ledger
 
     def queues(self, agents: Sequence[str]) -> "Queues | None":
         """What waits in the engine for these agents, None when it does not answer."""

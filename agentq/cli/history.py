@@ -21,10 +21,10 @@ def history(
     task_id: TaskId, cached: Cached = False, json: AsJson = False, broker: Broker = None, store: Store = None
 ) -> None:
     """Tell what happened to a task, step by step, and what its time went into."""
-    from agentq.app import App
     from agentq.ledger.timeline import Timeline
+    from agentq.observer import Observer
 
-    app = App.load(broker=broker, store=store)
+    app = Observer.load(broker=broker, store=store)
     with ledger_of(app, cached=cached) as ledger:
         row, timeline, as_of = known_task(app, ledger, task_id), Timeline.of(ledger.events(task_id)), ledger.as_of
     if json:

@@ -19,9 +19,9 @@ NAMED = 5
 @app.command()
 def show(json: AsJson = False, broker: Broker = None) -> None:
     """Tell where the ledger is, what is in it, and up to when it knows the log. Reads nothing but the ledger."""
-    from agentq.app import App
+    from agentq.observer import Observer
 
-    with App.load(broker=broker).ledger(say) as ledger:
+    with Observer.load(broker=broker).ledger(say) as ledger:
         counts, as_of, has_gap = ledger.counts(), ledger.as_of, ledger.has_gap
         path, files = ledger.path, ledger.bytes
     known = {"path": str(path), "bytes": files, **counts, "as_of": as_of, "gap": has_gap}

@@ -70,8 +70,8 @@ def list_(
     broker: Broker = None,
 ) -> None:
     """List tasks, newest first, one line each, as the log tells them. The truth about one is `agentq status`."""
-    from agentq.app import App
     from agentq.ledger import Filter
+    from agentq.observer import Observer
 
     asked = Filter(
         states=tuple(word for words in state or () for word in words.split(",")),
@@ -85,7 +85,7 @@ def list_(
         text=text,
         plans=plans,
     )
-    with ledger_of(App.load(broker=broker), cached=cached) as ledger:
+    with ledger_of(Observer.load(broker=broker), cached=cached) as ledger:
         found = ledger.tasks(asked, limit + 1, before)
         as_of = ledger.as_of and ledger.as_of.isoformat()
     shown, more = found[:limit], len(found) > limit

@@ -15,8 +15,8 @@ from agentq.errors import NotFound
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from agentq.app import App
     from agentq.ledger import Ledger, TaskRow
+    from agentq.observer import Observer
 
 PATIENCE = 0.5
 """Seconds of reading after which it is worth saying so."""
@@ -24,7 +24,7 @@ PATIENCE = 0.5
 Cached = Annotated[bool, typer.Option("--cached", help="Answer from the ledger as it is, without reading the log.")]
 
 
-def ledger_of(app: "App", *, cached: bool = False) -> "Ledger":
+def ledger_of(app: "Observer", *, cached: bool = False) -> "Ledger":
     """The ledger, caught up with the log unless that is not wanted; a long reading shows on a terminal."""
     if cached:
         return app.ledger(say)
@@ -95,17 +95,19 @@ def utc(seconds: float | None) -> datetime | None:
     return None
 
 
-def known_task(app: "App", ledger: "Ledger", task_id: str) -> "TaskRow":
+def known_task(app: "Observer", ledger: "Ledger", task_id: str) -> "TaskRow":
     """The task's row; one that the log does not tell of is brought in from its papers. Raises NotFound."""
     row = ledger.task(task_id)
     if row is None or row.created_at is None:
+        from agentq.app import App
         from agentq.rebuild import story_of
 
-        ledger.tell(list(story_of(app.records, task_id)))
+        records = App(app.settings).records
+        ledger.tell(list(story_of(records, task_id)))
         row = ledger.task(task_id) or row
         if row is None:
             raise NotFound(
-                f"neither the log nor the store {app.store.url} knows a task {task_id}",
+                f"neither the log nor the store {records.store.url} knows a task {task_id}",
                 hint="Check the id, and the broker and the store (--broker, --store).",
             )
         say(f"the log does not tell of {task_id} (any more): this is from its papers")

@@ -26,10 +26,10 @@ def tree(
     store: Store = None,
 ) -> None:
     """Show what a task belongs to: its plan, what it needs and who needs it, and its retries, with their states."""
-    from agentq.app import App
     from agentq.ledger.tree import tree
+    from agentq.observer import Observer
 
-    app = App.load(broker=broker, store=store)
+    app = Observer.load(broker=broker, store=store)
     with ledger_of(app, cached=cached) as ledger:
         known_task(app, ledger, task_id)
         root = tree(ledger, task_id, depth=depth, width=width)
