@@ -77,3 +77,12 @@ def test_help_and_version_import_no_command(desk: Desk) -> None:
 def test_the_embedded_engine_imports_neither_amqp_nor_s3(desk: Desk, command: str) -> None:
     task = ("--to", "review-worker", "--type", "review", "-i", "Look.") if command == "submit" else ()
     assert not imported(desk, command, *task) & (AMQP_AND_S3 | {"rich"})
+
+
+@pytest.mark.parametrize("command", ["list", "history", "tree"])
+def test_what_reads_the_ledger_imports_no_event_loop_and_no_client(desk: Desk, ended: str, command: str) -> None:
+    desk.environment["AGENTQ_BROKER"] = "amqp://localhost/"
+    desk.ok("ledger", "rebuild", "--from-papers")
+    found = imported(desk, command, "--cached", *((ended,) if command != "list" else ()))
+    assert "sqlite3" in found
+    assert not found & (HEAVY - {"sqlite3"})

@@ -1,5 +1,6 @@
 """By which words a task is found: a mark for each thing that a filter may name, and a place in the list."""
 
+import functools
 import hashlib
 import json
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ def place(seconds: float) -> int:
     return min(max(int(seconds * 1_000_000), 0) << PLACES, _LAST)
 
 
+@functools.lru_cache(maxsize=10_000)
 def mark(kind: str, value: str) -> str:
     """The word that stands for one value of a kind, such as an agent: four ideographs, which no text has in that order.
 

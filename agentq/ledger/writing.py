@@ -13,6 +13,7 @@ from agentq.ledger.marks import PLACES, place, words_of
 from agentq.ledger.schema import COLUMNS
 
 CHUNK = 500
+_encoded = json.JSONEncoder(separators=(",", ":")).encode
 BEATS = 1000
 """How many heartbeats are kept in the order of the log."""
 _NOT_KEPT = (OUTPUT, "progress")
@@ -56,7 +57,7 @@ def _is_new(db: sqlite3.Connection, event: Event) -> bool:
         "host": event.host,
         "data": event.data,
     }
-    body = json.dumps({name: value for name, value in said.items() if value}, separators=(",", ":"))
+    body = _encoded({name: value for name, value in said.items() if value})
     name = event.id.removeprefix(f"{event.task_id}/")
     told = (event.task_id, text(name), text(event.kind), event.at.timestamp(), body)
     return db.execute(_TOLD, told).rowcount == 1
@@ -145,8 +146,8 @@ def _write_refused(db: sqlite3.Connection, event: Event) -> None:
 
 _WORKER_STATES = {"worker_up": "up", "worker_heartbeat": "up", "worker_draining": "draining", "worker_down": "down"}
 _WORKER = """INSERT INTO workers VALUES (
-  :worker, :agent, :host, :pid, :version, :parallel, :store, :heartbeat_seconds, :lease_seconds, :boot, :started, :up_at,
-  :at, :running, :state, :reason)
+  :worker, :agent, :host, :pid, :version, :parallel, :store, :heartbeat_seconds, :lease_seconds, :boot, :started,
+  :up_at, :at, :running, :state, :reason)
 ON CONFLICT (worker) DO UPDATE SET
   agent = coalesce(excluded.agent, agent), host = coalesce(excluded.host, host), pid = coalesce(excluded.pid, pid),
   version = coalesce(excluded.version, version), parallel = coalesce(excluded.parallel, parallel),

@@ -21,7 +21,7 @@ from pathlib import Path
 from agentq.app import App
 from agentq.config import load_settings
 from agentq.messages import Envelope, utc_now
-from tests.benchmarks import log, object_store, watching
+from tests.benchmarks import ledger, log, object_store, watching
 from tests.brokers.node import Node
 
 ROUNDS = int(os.environ.get("AGENTQ_BENCH_ROUNDS", "15"))
@@ -66,6 +66,7 @@ def main() -> None:
             with stage.worker("deaf"):
                 _cancelling(name, stage)
         log.bench(Path(folder), node.url)
+        ledger.bench(Path(folder))
         watching.bench(Path(folder), node.url)
         object_store.bench(Path(folder))
 
