@@ -10,9 +10,10 @@ from signal import SIGKILL
 import pytest
 
 from agentq import story
+from agentq.cli.list import aligned
 from agentq.engine import Engine
 from agentq.events import Event
-from tests.desk import REVIEW, Desk
+from tests.desk import REVIEW, Desk, Done
 from tests.tales import attempt_ended, claimed, ended, event, life, submitted
 from tests.test_ledger import spoil_table
 
@@ -84,6 +85,13 @@ def test_the_list_tells_each_task_in_a_line_newest_first(any_desk: Desk) -> None
     assert (none.code, none.out, none.err) == (0, "", "no such tasks\n")
 
 
+def test_on_a_terminal_the_list_stands_in_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [("a", "pending/queued", "x", "since 1s", "Mend"), ("longer", "failed", "yy", "2h ago", "")]
+    assert aligned(lines) == ["a  pending/queued  x  since 1s  Mend", "longer  failed  yy  2h ago"]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert aligned(lines) == ["a       pending/queued  x   since 1s  Mend", "longer  failed          yy  2h ago"]
+
+
 def test_the_list_as_json_is_read_page_by_page(desk: Desk) -> None:
     made = [desk.task() for _ in range(5)]
     first = desk.json("list", "--limit", "2")
@@ -119,7 +127,7 @@ def test_what_the_list_cannot_be_asked_is_told(desk: Desk, flags: tuple[str, ...
 
 
 def test_the_list_of_nothing_says_so(desk: Desk) -> None:
-    assert desk.run("list") == type(desk.run("list"))(0, "", "no tasks\n")
+    assert desk.run("list") == Done(0, "", "no tasks\n")
 
 
 @pytest.mark.promise("untrusted-words")

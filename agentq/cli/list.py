@@ -92,7 +92,7 @@ def list_(
     if json:
         echo_json({"tasks": [plain(row) for row in shown], "next": shown[-1].task_id if more else None, "as_of": as_of})
         return
-    for one in _aligned([fields(row) for row in shown]):
+    for one in aligned([fields(row) for row in shown]):
         echo(one)
     if more:
         say(f"there are more: add --before {shown[-1].task_id}")
@@ -104,7 +104,7 @@ def _seconds(flag: str, text: str | None) -> float | None:
     return None if text is None else past(flag, text).timestamp()
 
 
-def _aligned(lines: "list[tuple[str, ...]]") -> "list[str]":
+def aligned(lines: "list[tuple[str, ...]]") -> "list[str]":
     """Lines of fields, in columns for a person at a terminal."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)] if sys.stdout.isatty() else repeat(0)
     padded = ([text.ljust(width) for text, width in zip(line, widths, strict=False)] for line in lines)
