@@ -308,12 +308,14 @@ class Slot:
             raise arrived
         return arrived
 
-    async def arrivals(self, limit: int, seconds: float) -> list[DeliveredMessage]:
-        """Wait for a message, and then for so long for more."""
+    async def arrivals(
+        self, limit: int, seconds: float, is_last: Callable[[DeliveredMessage], bool]
+    ) -> list[DeliveredMessage]:
+        """Wait for a message, and then for so long for more, unless one is the last."""
         arrived = [await self.arrival()]
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while len(arrived) < limit:
+                while len(arrived) < limit and not is_last(arrived[-1]):
                     arrived.append(await self.arrival())
         return arrived
 

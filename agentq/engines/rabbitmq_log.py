@@ -11,6 +11,7 @@ from typing import Any
 from aiormq import exceptions as amqp
 from aiormq.abc import DeliveredMessage
 from pamqp.commands import Basic
+from pamqp.common import FieldTable
 
 from agentq.engine import Log, Page
 from agentq.engines import rabbitmq_wire as wire
@@ -23,7 +24,7 @@ from agentq.messages import sha256_hex, utc_now
 
 AHEAD = 2 * PAGE
 """How many messages the broker may send before they are acknowledged."""
-GATHER_SECONDS = 0.02
+GATHER_SECONDS = 0.05
 """How long a page waits to be filled while its reader catches up."""
 ARRIVE_SECONDS = 2.0
 """How long to wait for a message that should be there before asking whether it is."""
@@ -77,20 +78,21 @@ class RabbitMQLog:
         end = End(marker) if await self._mark(stream.key, marker) else End(None, await stream.last())
         begin = await stream.find(after, since)
         position, gap = begin.position, begin.gap
-        async with stream.arrivals(begin.start) as slot:
-            caught_up = begin.is_end or end.is_before(begin.start)
+        caught_up = begin.is_end or end.is_before(begin.start)
+        slot = await stream.open(begin.start, tasks=tasks if end.marker else ())
+        try:
             if caught_up:
                 yield Page((), position, caught_up, gap)
             while follow or not caught_up:
-                patience = (None, 0.0) if caught_up else (self._timeout, GATHER_SECONDS)
-                messages = await stream.next(slot, *patience)
-                for message in messages:
-                    found = Found.of(message)
-                    position = found.position if found else position
-                    caught_up = caught_up or end.is_at(message, found)
+                seconds, gather = (None, 0.0) if caught_up else (self._timeout, GATHER_SECONDS)
+                messages = await stream.next(slot, seconds, gather, end)
+                position = next((found.position for found in map(Found.of, reversed(messages)) if found), position)
+                caught_up = caught_up or any(map(end.is_at, messages))
                 yield Page(_events(messages, tasks), position, caught_up, gap)
                 gap = False
                 await stream.acknowledge(slot, messages[-1])
+        finally:
+            await slot.abandon()
 
     async def unbounded(self, streams: Iterable[Queue]) -> tuple[str, ...]:
         """The names of those streams that nothing in their arguments bounds, as far as the broker tells this user."""
@@ -167,10 +169,11 @@ class End:
             return False
         return self.last is None or (isinstance(start, int) and self.last.offset < start)
 
-    def is_at(self, message: DeliveredMessage, found: Found | None) -> bool:
+    def is_at(self, message: DeliveredMessage) -> bool:
         """Whether all is read with this message."""
         if self.marker is not None:
             return message.header.properties.message_id == self.marker
+        found = Found.of(message)
         return self.last is not None and found is not None and found.offset >= self.last.offset
 
 
@@ -246,20 +249,31 @@ class Stream:
     @asynccontextmanager
     async def arrivals(self, start: Start, ahead: int = AHEAD) -> AsyncIterator[Slot]:
         """A channel on which the stream's messages arrive, from there on."""
-        async with self._link.asking(f"read {self._name}"):
-            slot = Slot(await self._link.channel())
+        slot = await self.open(start, ahead)
         try:
-            async with self._link.asking(f"read {self._name}"):
-                await slot.channel.basic_qos(prefetch_count=ahead)
-                await slot.consume(self._name, {"x-stream-offset": start})
             yield slot
         finally:
             await slot.abandon()
 
-    async def next(self, slot: Slot, seconds: float | None, gather: float) -> list[DeliveredMessage]:
-        """The next messages, at least one; with some seconds it must come in that time."""
+    async def open(self, start: Start, ahead: int = AHEAD, tasks: Collection[str] = ()) -> Slot:
+        """The same, to be abandoned; of chunks with events of other tasks alone the broker may send nothing."""
+        arguments: FieldTable = {"x-stream-offset": start}
+        if tasks and self.key == OUTPUT_KEY:
+            arguments |= {"x-stream-filter": [*tasks], "x-stream-match-unfiltered": True}
+        async with self._link.asking(f"read {self._name}"):
+            slot = Slot(await self._link.channel())
+            try:
+                await slot.channel.basic_qos(prefetch_count=ahead)
+                await slot.consume(self._name, arguments)
+            except BaseException:
+                await slot.abandon()
+                raise
+        return slot
+
+    async def next(self, slot: Slot, seconds: float | None, gather: float, end: End) -> list[DeliveredMessage]:
+        """The next messages, at least one, up to the end; with some seconds it must come in that time."""
         async with translated(f"read {self._name}", self._link.where, seconds):
-            return await slot.arrivals(PAGE, gather)
+            return await slot.arrivals(PAGE, gather, end.is_at)
 
     async def acknowledge(self, slot: Slot, message: DeliveredMessage) -> None:
         """Let the broker send more, all up to this message being read."""
