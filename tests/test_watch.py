@@ -1,6 +1,8 @@
 """What a watcher sees: what was and then what happens, each once, in an order that reads well, in harmless lines."""
 
+import contextlib
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from agentq.events import TASK_KINDS, WORKER_KINDS, Event
 from agentq.watching import HOLD, Watch
 from tests.daemons.harness import until
 from tests.desk import Desk
+from tests.test_top import Terminal
 
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
 HOSTILE = "a\x1b[2Jb\r\n09:00:00 task-1  completed\x07‮"
@@ -346,3 +349,47 @@ def test_it_ends_quietly_when_nobody_reads_it_any_more(desk: Desk) -> None:
     assert first.stderr is not None
     with first.stderr as stderr:
         assert stderr.read() == b""
+
+
+@pytest.mark.promise("watched")
+def test_what_the_log_lost_before_it_was_read_is_said(desk: Desk, watcher: Any) -> None:
+    watching = watcher("--all")
+    watching.says("watching")
+    watching.process.send_signal(signal.SIGSTOP)
+    lost, kept = desk.task(), desk.task()
+    with contextlib.closing(sqlite3.connect(desk.home / ".local/share/agentq/queue.db")) as db, db:
+        db.execute("DELETE FROM events WHERE row <= (SELECT max(row) FROM events WHERE task_id = ?)", (lost,))
+    watching.process.send_signal(signal.SIGCONT)
+    watching.prints(f"{kept}  submitted")
+    watching.says("part of the events was gone")
+    assert lost not in watching.out
+
+
+def test_who_comes_later_is_told_what_an_attempt_does(desk: Desk, watcher: Any) -> None:
+    task = desk.task()
+    desk.ok("claim", "--as", "implementation-worker")
+    note = an_event("progress", task, attempt=1, data={"text": "running the tests"})
+    desk.with_engine(lambda engine: engine.append([note]))
+    watching = watcher(task)
+    watching.prints(f"{task}  attempt 1 says: running the tests")
+
+
+def test_it_goes_on_while_the_ledger_is_made_anew(desk: Desk, watcher: Any) -> None:
+    watching = watcher("--agent", "implementation-worker")
+    watching.says("watching")
+    desk.ok("ledger", "rebuild")
+    task = desk.task()
+    desk.ok("cancel", task)
+    watching.prints(f"{task}  cancelled")
+
+
+def test_it_watches_in_a_terminal_until_interrupted(desk: Desk) -> None:
+    desk.task("--id", "first")
+    terminal = Terminal(["watch", "first"], desk.environment, desk.project)
+    try:
+        terminal.shows("first  submitted")
+        terminal.press(b"\x03")
+        assert terminal.process.wait(10) == 130
+        assert terminal.after() == terminal.before
+    finally:
+        terminal.close()

@@ -5,9 +5,9 @@ import io
 import select
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -99,6 +99,8 @@ def _watch_tasks(app: "App", ledger: "Ledger", ids: Sequence[str], printer: "_Pr
         members += of_group
     watch = Watch(ids, members, with_output=with_output)
     printer.show(watch.history(told))
+    if not printer.json:
+        printer.show(event for task_id in (*ids, *members) for event in _doing(ledger, task_id))
     if not watch.is_over:
         since = (watch.talking_since or utc_now()) - BEFORE
         asyncio.run(_Live(app, watch, printer).run(ledger.position, since))
@@ -122,6 +124,17 @@ def _known(app: "App", ledger: "Ledger", task_id: str) -> tuple[list[Event], lis
     rows = ledger.query("SELECT task_id FROM tasks WHERE grp = ?", (task_id,))
     members = [task.task_id for task in papers.envelope.plan] if papers else [row["task_id"] for row in rows]
     return events + [event for member in members for event in ledger.events(member)], members
+
+
+def _doing(ledger: "Ledger", task_id: str) -> Iterator[Event]:
+    """What the attempt that runs now said last that it does."""
+    for row in ledger.query(_DOING, (task_id,)):
+        at, said = datetime.fromtimestamp(row["doing_at"], UTC), {"text": row["doing"]}
+        yield Event(id=f"{task_id}/doing", kind="progress", at=at, task_id=task_id, attempt=row["claimed"], data=said)
+
+
+_DOING = """SELECT claimed, doing, doing_at FROM tasks
+    WHERE task_id = ? AND outcome IS NULL AND claimed > ended AND doing_attempt = claimed AND doing > ''"""
 
 
 def _outcome(app: "App", event: Event) -> str:
@@ -218,7 +231,7 @@ class _Live:
     def _take(self, log: "Log", page: "Page") -> None:
         """Show a page."""
         if page.gap:
-            say(f"a part of the log of {log} is gone before it was read (retention): it is not shown")
+            say(f"part of the {log} was gone from the log before it was read (retention): not shown here")
         if log == "events":
             self._on_events(page)
         if log == "events" or not (self._is_new_to_it and log in self._behind):
@@ -258,6 +271,6 @@ class _Live:
 def _say(trouble: EngineUnavailable | None) -> None:
     at = f"{utc_now():%H:%M:%SZ}"
     if trouble is None:
-        say(f"the log is there again at {at}; nothing of it is left out")
+        say(f"the log is there again at {at}, going on where it was")
     else:
         say(f"the log is away at {at}, waiting for it: {trouble}{f' ({trouble.hint})' if trouble.hint else ''}")

@@ -9,6 +9,7 @@ import pytest
 from agentq.events import Event
 from tests.brokers.node import Node
 from tests.daemons.harness import Deployment, Process, until
+from tests.daemons.test_least_privilege import NOISE, Restricted, restricted  # noqa: F401
 from tests.test_top import Terminal, drawn_at
 
 SLOWLY = (
@@ -54,7 +55,8 @@ def shows_all(watcher: Process, task: str) -> None:
     assert shown[-1] == f"{task}  completed  verified  → agentq result {task}"
 
 
-@pytest.mark.promise("watched", "watched-words")
+@pytest.mark.promise("watched")
+@pytest.mark.promise("watched-words")
 def test_whoever_watches_from_when_on_sees_it_all_once(deployment: Deployment) -> None:
     task = deployment.submit(*SLOWLY)
     watchers = [deployment.start("watch", task)]
@@ -160,6 +162,28 @@ def test_the_broker_goes_and_comes_back(on_broker: Deployment, broker: Node, end
 
 
 @pytest.mark.promise("watched")
+def test_a_log_that_is_lost_and_made_anew_is_said_and_followed(on_broker: Deployment, broker: Node) -> None:
+    task = on_broker.submit("report done")
+    watchers = on_broker.start("watch", task), on_broker.start("watch", "--all")
+    prints(watchers[0], "submitted")
+    watchers[1].says("watching")
+    for name in ("daemons.events", "daemons.output"):
+        broker.ctl("delete_queue", name)
+    for watcher in watchers:
+        watcher.says("the log is away")
+    assert on_broker.cli("init").returncode == 0
+    other = on_broker.submit("report done")
+    for watcher in watchers:
+        watcher.says("the log is there again")
+        watcher.says("part of the events was gone")
+    on_broker.start_worker()
+    assert watchers[0].wait() == 0
+    assert out(watchers[0]).splitlines()[-1].startswith(f"{task}  completed")
+    for each in (task, other):
+        prints(watchers[1], f"{each}  completed by")
+
+
+@pytest.mark.promise("watched")
 def test_it_ends_while_the_broker_is_away(on_broker: Deployment, broker: Node) -> None:
     on_broker.start_worker()
     task = on_broker.submit("echo one", "hold go", "report done")
@@ -215,3 +239,24 @@ def test_what_runs_is_seen_with_its_last_words(deployment: Deployment) -> None:
     until(lambda: "second" in look(), "the last words")
     deployment.open_gate("go")
     until(lambda: "completed" in look(), "the end")
+
+
+@pytest.mark.promise("least-privilege")
+@pytest.mark.parametrize("role", ["coordinator.coordinator", "observer.observer"])
+def test_who_may_only_look_watches(restricted: Restricted, role: str) -> None:  # noqa: F811
+    restricted.employ()
+    task = restricted.submit("echo one", "hold go", "report done")
+    restricted.agent_runs(task)
+    restricted._log_in(role)
+    watchers = restricted.start("watch", task), restricted.start("watch", "--all")
+    prints(watchers[0], f"{task}| one")
+    watchers[1].says("watching")
+    restricted.open_gate("go")
+    assert watchers[0].wait() == 0
+    assert out(watchers[0]).splitlines()[-1] == f"{task}  completed  verified  → agentq result {task}"
+    prints(watchers[1], f"{task}  completed by")
+    watchers[1].send(SIGINT)
+    watchers[1].wait()
+    assert f"{task[:10]}" in restricted.cli("top", "--once").stdout
+    for watcher in watchers:
+        assert [word for word in NOISE if word in watcher.said()] == []
