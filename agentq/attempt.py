@@ -13,22 +13,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from agentq.artifacts import evidence_prefix
 from agentq.claim import Claims, end_of
-from agentq.commit import REPORT, commit, completion_of
+from agentq.commit import commit, completion_of
 from agentq.credentials import masked
 from agentq.engine import Delivery, Engine
 from agentq.errors import AgentqError, Conflict, Invalid
-from agentq.evidence import (
-    PATCH,
-    SUMMARY,
-    TEST_OUTPUT,
-    TRANSCRIPT,
-    Collector,
-    Evidence,
-    report_text,
-    summary_from,
-)
+from agentq.evidence import Evidence
+from agentq.gathering import Gathering
 from agentq.handover import hand_over
 from agentq.keeper import Keeper, standing
 from agentq.lifecycle import backoff, cancelled_because
@@ -38,7 +29,7 @@ from agentq.patience import cancelled, patiently
 from agentq.profile import PASSED_ENVIRONMENT, Profile
 from agentq.prompt import render
 from agentq.proposal import read_own
-from agentq.quota import Growth, Quota
+from agentq.quota import Growth
 from agentq.records import Records
 from agentq.runner import Ended, Job, Ran, Runner
 from agentq.scratch import Scratch
@@ -63,6 +54,7 @@ class Bench:
     profile: Profile
     claims: Claims
     scratch: Path
+    repositories: Path | None = None
 
 
 class AttemptRun:
@@ -74,7 +66,6 @@ class AttemptRun:
         self._records = bench.records
         self._envelope = start.papers.envelope
         self._number = start.claim.attempt
-        self._prefix = evidence_prefix(self._envelope.task_id, self._number)
         self._scratch = Scratch(bench.scratch, self._envelope.task_id, self._number)
         self._workspace: Workspace | None = None
         self._began = time.monotonic()
@@ -147,7 +138,8 @@ class AttemptRun:
         handover = hand_over(self._records, self._start.papers, self._scratch)
         self._workspace = self._open_workspace()
         limits, work, output = self._bench.profile.limits, self._workspace.path, self._scratch.output
-        prompt = render(self._bench.profile, self._start.papers, self._number, handover, output, work)
+        profile, notes = self._bench.profile, self._workspace.notes
+        prompt = render(profile, self._start.papers, self._number, handover, output, work, notes)
         timeout = self._envelope.timeout_seconds or limits.timeout_seconds
         return self._job(prompt, work, self._scratch.transcript, timeout, limits.silence_seconds)
 
@@ -174,8 +166,9 @@ class AttemptRun:
             folder=self._scratch.work,
             task_id=self._envelope.task_id,
             attempt=self._number,
-            repository=Path(labels["repo"]) if "repo" in labels else section.repository,
+            repository=labels.get("repo") or section.repository,
             base=labels.get("base") or section.base,
+            cache=self._bench.repositories,
         )
 
     def _environment(self) -> Mapping[str, str]:
@@ -320,65 +313,25 @@ class AttemptRun:
 
     async def _collect(self, ran: Ran, proposal: Proposal | None) -> tuple[Evidence, str]:
         """Put everything the attempt left into the store, and check it against what was asked for."""
-        limits = self._bench.profile.limits
-        collector = Collector(self._records, self._prefix, Quota(limits.artifact_bytes, limits.attempt_bytes))
         if not self._scratch.root.exists():
-            return collector.evidence, ""
+            return Evidence(), ""
         self.telling.progress("collecting evidence")
-        await patiently(functools.partial(self._add_own, collector))
-        if ran.ended == "done":
-            await self._verify(collector)
-        return await patiently(functools.partial(self._add_agents, collector, ran, proposal))
+        profile, workspace = self._bench.profile, self._workspace
+        gathering = Gathering(self._records, profile, self._envelope, self._scratch, workspace)
+        return await gathering.run(ran, proposal, self._verify, overfull=self.keeper.stop == "overfull")
 
-    def _add_own(self, collector: Collector) -> None:
-        collector.restart()
-        if self._scratch.transcript.exists():
-            collector.add(TRANSCRIPT, self._scratch.transcript, suffix=".log", bounded=True)
-        if self.keeper.stop != "overfull":  # a patch of that would fill the memory, too
-            self._add_patch(collector)
-
-    def _add_agents(self, own: Collector, ran: Ran, proposal: Proposal | None) -> tuple[Evidence, str]:
-        collector = own.copy()
-        collector.add_output(self._scratch.output)
-        evidence = collector.evidence
-        summary = self._summary(evidence, proposal, ran)
-        report = report_text(evidence, ran.final_text, summary)
-        if report:
-            collector.add(REPORT, report, suffix=".md")
-        evidence.require((REPORT, *self._envelope.expected_output.artifacts, *self._bench.profile.evidence.artifacts))
-        return evidence, summary
-
-    def _add_patch(self, collector: Collector) -> None:
-        try:
-            patch = self._workspace.patch() if self._workspace else None
-        except Invalid as error:
-            collector.evidence.faults.append(f"the patch could not be made: {error}")
-        else:
-            if patch is not None:
-                collector.add(PATCH, patch, suffix=".diff")
-
-    async def _verify(self, collector: Collector) -> None:
-        section = self._bench.profile.evidence
+    async def _verify(self) -> Ran | None:
         if self._bench.verifier is None or self._workspace is None:
-            return
+            return None
         self.telling.progress("verifying")
-        job = self._job("", self._workspace.path, self._scratch.tests, section.verify_seconds)
-        ran = await self._unless_stopped(self._bench.verifier, job)
-        if ran.ended != "done":
-            collector.evidence.faults.append(f"the verify command ({' '.join(section.verify)}) {ran.reason}")
-        if self._scratch.tests.exists():
-            add = functools.partial(collector.add, TEST_OUTPUT, self._scratch.tests, suffix=".txt", bounded=True)
-            await patiently(add)
-
-    def _summary(self, evidence: Evidence, proposal: Proposal | None, ran: Ran) -> str:
-        texts = [proposal.summary] if proposal else []
-        for name in (SUMMARY, REPORT):
-            artifact = evidence.of(name)
-            if artifact:
-                texts.append(self._records.artifacts.read(artifact).decode(errors="replace"))
-        return summary_from([*texts, ran.final_text])
+        seconds = self._bench.profile.evidence.verify_seconds
+        job = self._job("", self._workspace.path, self._scratch.tests, seconds)
+        return await self._unless_stopped(self._bench.verifier, job)
 
     def _clean(self) -> None:
+        if self._bench.profile.workspace.keep and self._scratch.root.exists():
+            log.info("%s: attempt %d is kept in %s", self._envelope.task_id, self._number, self._scratch.keep())
+            return
         if self._workspace:
             with contextlib.suppress(AgentqError):
                 self._workspace.remove()

@@ -17,10 +17,15 @@ from agentq.records import Records
 from agentq.runner import NOT_BEFORE
 
 PATCH, TEST_OUTPUT, TRANSCRIPT, SUMMARY = "patch", "test-output", "transcript", "summary"
+UNDONE = "undone"
+"""What the agent of a read-only workspace changed in it all the same, as a patch."""
 FILES_LIMIT = 1000
 """How many files of an agent are evidence at most."""
 FAULTS_TOLD = 10
 _PAPERS = frozenset({"proposal"})  # what lies beside the evidence and is none
+_HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(?:\d+[.)][ \t]+)?(.*?)[ \t]*:?[ \t]*#*[ \t]*")
+_LABELLED = re.compile(r"[*_]{0,2}([A-Z][A-Za-z -]{0,40}?)(?::[*_]{0,2}|[*_]{1,2}:)(?=\s|$)")
+_LABEL = 7  # a line `Risks:` stands below every heading
 _NOT_A_KEY = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -30,6 +35,8 @@ class Evidence:
 
     artifacts: list[Artifact] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    lacks: dict[str, str] = field(default_factory=dict)
+    """Why there is no artifact of that name, where that is known."""
 
     def of(self, name: str) -> Artifact | None:
         """The artifact of that name."""
@@ -46,7 +53,8 @@ class Evidence:
         for name in dict.fromkeys(names):
             artifact = self.of(name)
             if artifact is None:
-                self.faults.append(f"{name} is missing")
+                why = self.lacks.get(name)
+                self.faults.append(f"{name} is missing: {why}" if why else f"{name} is missing")
             elif artifact.bytes == 0:
                 self.faults.append(f"{name} is empty")
 
@@ -67,7 +75,8 @@ class Collector:
     def copy(self) -> "Collector":
         """A collector that goes on from here without changing this one."""
         other = Collector(self._records, self._prefix, self._quota.copy())
-        other.evidence = Evidence(list(self.evidence.artifacts), list(self.evidence.faults))
+        evidence = self.evidence
+        other.evidence = Evidence(list(evidence.artifacts), list(evidence.faults), dict(evidence.lacks))
         return other
 
     def add(
@@ -131,6 +140,33 @@ def summary_from(texts: Iterable[str]) -> str:
             if paragraph := " ".join(" ".join(lines).split()):
                 return shorten(paragraph, SUMMARY_LIMIT)
     return ""
+
+
+def section_of(report: str, name: str) -> str:
+    """What a report says under a heading: from `## Risks` to the next heading that is not below it, or from `Risks:` at
+    the start of a line to the next such line or heading. `-` in the name stands for a space; "" when there is none.
+    """
+    wanted, found, depth = name.replace("-", " ").casefold(), None, 0
+    fenced = False
+    for line in report.splitlines():
+        fenced ^= line.lstrip().startswith(("```", "~~~"))
+        level, title, rest = (0, "", "") if fenced else _heading(line)
+        if found is None and title == wanted:
+            found, depth = [rest], level
+        elif found is not None and title and (level <= depth or depth == _LABEL):
+            break
+        elif found is not None:
+            found.append(line)
+    return "\n".join(found or ()).strip()
+
+
+def _heading(line: str) -> tuple[int, str, str]:
+    """A heading's level, its title folded, and what follows on its line; the title is "" for any other line."""
+    if match := _HEADING.fullmatch(line):
+        return len(match[1]), match[2].replace("-", " ").casefold(), ""
+    if match := _LABELLED.match(line):
+        return _LABEL, match[1].replace("-", " ").casefold(), line[match.end() :].strip()
+    return 0, "", line
 
 
 def _files(folder: Path) -> tuple[list[Path], list[str]]:

@@ -25,11 +25,13 @@ class RunnerSection(Section):
 
 
 class WorkspaceSection(Section):
-    """Where the agent works; a task's labels `repo` and `base` hold over these."""
+    """Where the agent works; a task's labels `repo` and `base` hold over these. `repository` is a path or a URL; with
+    `keep`, what an attempt leaves stays on this machine."""
 
-    kind: Literal["none", "git-worktree"] = "none"
-    repository: Path | None = None
+    kind: Literal["none", "git-worktree", "copy", "read-only"] = "none"
+    repository: str | None = None
     base: str | None = None
+    keep: bool = False
 
 
 class EvidenceSection(Section):

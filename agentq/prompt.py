@@ -21,8 +21,17 @@ WARNING = (
 )
 
 
-def render(profile: Profile, papers: Papers, attempt: int, handover: Handover, output: Path, workdir: Path) -> str:
-    """The whole prompt. `$task_id`, `$type`, `$workdir`, `$output` and `$attempt` in prompt.md are filled in."""
+def render(
+    profile: Profile,
+    papers: Papers,
+    attempt: int,
+    handover: Handover,
+    output: Path,
+    workdir: Path,
+    notes: Iterable[str] = (),
+) -> str:
+    """The whole prompt. `$task_id`, `$type`, `$workdir`, `$output` and `$attempt` in prompt.md are filled in; `notes`
+    say what there is to know of the workspace."""
     envelope = papers.envelope
     own = Template(profile.prompt).safe_substitute(
         task_id=envelope.task_id, type=envelope.type, workdir=workdir, output=output, attempt=attempt
@@ -32,6 +41,7 @@ def render(profile: Profile, papers: Papers, attempt: int, handover: Handover, o
         own.strip(),
         f"# Task {envelope.task_id} ({envelope.type})\n\n{envelope.instructions.strip()}",
         _context(handover.context),
+        _workspace(workdir, notes),
         _expected(list(expected), output),
         _needs(papers.needs, handover),
         _earlier(papers.earlier, handover),
@@ -43,6 +53,11 @@ def _context(context: Path | None) -> str:
     if context is None:
         return ""
     return f"# Context ({context})\n\n{context.read_text(encoding='utf-8', errors='replace').strip()}"
+
+
+def _workspace(workdir: Path, notes: Iterable[str]) -> str:
+    said = "\n".join(f"- {one_line(note)}" for note in notes)
+    return f"# Your workspace ({workdir})\n\n{said}" if said else ""
 
 
 def _expected(names: list[str], output: Path) -> str:

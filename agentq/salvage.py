@@ -6,8 +6,7 @@ from pathlib import Path
 
 from agentq.artifacts import evidence_prefix
 from agentq.errors import AgentqError, Invalid, StoreUnavailable
-from agentq.evidence import PATCH, TEST_OUTPUT, TRANSCRIPT, LateCollector
-from agentq.messages import Envelope
+from agentq.evidence import PATCH, TEST_OUTPUT, TRANSCRIPT, UNDONE, LateCollector
 from agentq.ownership import bury_orphaned
 from agentq.papers import Claim
 from agentq.profile import Profile
@@ -33,7 +32,7 @@ def salvage(records: Records, profile: Profile, folder: Path) -> None:
                 if claim:  # what the dead daemon's agent left running must not write any more
                     bury_orphaned(claim)
                     _bring_in_proposal(records, scratch, claim)
-                workspace = _workspace(profile, envelope, scratch)
+                workspace = resume_workspace(scratch.work)
                 quota = Quota(profile.limits.artifact_bytes, profile.limits.attempt_bytes)
                 _bring_in(records, scratch, workspace, quota)
                 workspace.remove()
@@ -49,17 +48,6 @@ def _claim(records: Records, scratch: Scratch) -> Claim | None:
     return next((paper for paper in papers if isinstance(paper, Claim)), None)
 
 
-def _workspace(profile: Profile, envelope: Envelope, scratch: Scratch) -> Workspace:
-    section, labels = profile.workspace, envelope.labels
-    return resume_workspace(
-        section.kind,
-        folder=scratch.work,
-        task_id=scratch.task_id,
-        attempt=scratch.attempt,
-        repository=Path(labels["repo"]) if "repo" in labels else section.repository,
-    )
-
-
 def _bring_in_proposal(records: Records, scratch: Scratch, claim: Claim) -> None:
     with contextlib.suppress(Invalid):  # what the agent broke is not its word
         if proposal := read_own(scratch.output, scratch.task_id, scratch.attempt, claim.token):
@@ -72,8 +60,9 @@ def _bring_in(records: Records, scratch: Scratch, workspace: Workspace, quota: Q
         if path.exists():
             collector.add(name, path, suffix=suffix, bounded=True)
     with contextlib.suppress(Invalid):  # a worktree that its agent broke has no patch
-        if patch := workspace.patch():
-            collector.add(PATCH, patch, suffix=".diff")
+        for name, change in ((PATCH, workspace.patch), (UNDONE, workspace.undo)):
+            if patch := change():
+                collector.add(name, patch, suffix=".diff")
     collector.add_output(scratch.output)
     for fault in collector.evidence.faults:
         log.warning("%s: attempt %d: %s", scratch.task_id, scratch.attempt, fault)

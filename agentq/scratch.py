@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_KEPT = "kept"
+
 
 class Scratch:
     """The folders of one attempt, below `<data>/scratch/<agent>`; a locked file beside them says that they are in use.
@@ -100,6 +102,12 @@ class Scratch:
         with suppress(OSError):
             self.root.parent.rmdir()
 
+    def keep(self) -> Path:
+        """Leave the folders to a person, and answer where they are: no daemon takes them for abandoned."""
+        (self.root / _KEPT).touch()
+        self.release()
+        return self.root
+
     def release(self) -> None:
         """Let go of the folders and leave them as they are."""
         if self._lock is not None:
@@ -116,6 +124,8 @@ def abandoned(folder: Path) -> Iterator[Scratch]:
         if root.name.isdigit():
             scratch = Scratch(folder, root.parent.name, int(root.name))
             with _held(scratch) as mine:
+                if mine and (root / _KEPT).exists():
+                    continue
                 if mine and root.is_dir():
                     yield scratch
                 elif mine:

@@ -68,7 +68,8 @@ class Worker:
         self._claims = Claims(
             records, terms_of(profile, this_process()), is_gone=bury_orphaned, stop_silent=stop_silent, senders=senders
         )
-        self._bench = Bench(records, engine, runner, verifier, profile, self._claims, data / "scratch" / profile.agent)
+        scratch, repositories = data / "scratch" / profile.agent, data / "repositories"
+        self._bench = Bench(records, engine, runner, verifier, profile, self._claims, scratch, repositories)
         self._sweep = Sweep(records, engine, self._claims, profile.agent, self._settle)
         self._pump = Pump(records.journal, engine)
         self._presence = Presence(records.journal, engine, profile, records.store.url, self._at_work)

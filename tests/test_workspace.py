@@ -11,49 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from agentq import workspace
 from agentq.errors import Invalid, Unavailable
-from agentq.workspace import GitWorktree, Workspace, branch_of, open_workspace, resume_workspace
+from agentq.workspace import Workspace, branch_of, open_workspace, resume_workspace
+from agentq.workspace import git as workspace_git
+from agentq.workspace.source import Source
+from tests.repositories import BINARY, applied, git, repository, tree
 
-BINARY = bytes(range(256)) * 40
-
-
-def git(where: Path, *arguments: str) -> str:
-    identity = ("-c", "user.name=A Person", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    done = subprocess.run(
-        ["git", *identity, "-C", str(where), *arguments], check=True, capture_output=True, text=True, env=clean
-    )
-    return done.stdout
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """A repository with all sorts of files, its user in the middle of something."""
-    path = tmp_path / "a répository"
-    (path / "src").mkdir(parents=True)
-    git(path, "init", "--quiet")
-    files = {
-        "src/main.py": b"print(1)\n",
-        "src/gone.py": b"print(2)\n",
-        "src/with space ä.txt": b"one\ntwo\n",
-        "data.bin": BINARY,
-        "crlf.txt": b"one\r\ntwo\r\n",
-        "no-newline": b"end",
-        "empty": b"",
-        ".gitignore": b"*.log\nbuild/\n",
-    }
-    for name, data in files.items():
-        (path / name).write_bytes(data)
-    (path / "link").symlink_to("src/main.py")
-    (path / "tracked.log").write_bytes(b"tracked though ignored\n")
-    git(path, "add", "--all")
-    git(path, "add", "--force", "tracked.log")
-    git(path, "commit", "--quiet", "-m", "first")
-    (path / "src/main.py").write_bytes(b"the user's own work\n")
-    (path / "untracked").write_bytes(b"the user's own file\n")
-    git(path, "add", "src/main.py")
-    return path
+__all__ = ["repository"]
 
 
 @pytest.fixture
@@ -65,29 +29,6 @@ def worktree(repository: Path, folder: Path, attempt: int = 1, base: str | None 
     return open_workspace(
         "git-worktree", folder=folder, task_id="task-1", attempt=attempt, repository=repository, base=base
     )
-
-
-def tree(path: Path) -> dict[str, tuple[str, bytes]]:
-    """Every file below a folder with its kind and content, without git's own."""
-    found: dict[str, tuple[str, bytes]] = {}
-    for file in path.rglob("*"):
-        name = str(file.relative_to(path))
-        if name.split("/")[0] == ".git":
-            continue
-        if file.is_symlink():
-            found[name] = ("link", os.fsencode(file.readlink()))
-        elif file.is_file():
-            found[name] = ("program" if os.access(file, os.X_OK) else "file", file.read_bytes())
-    return found
-
-
-def applied(repository: Path, patch: bytes | None, where: Path, base: str = "HEAD") -> dict[str, tuple[str, bytes]]:
-    """The files of the base with the patch applied in a fresh clone."""
-    assert patch is not None
-    git(repository, "clone", "--quiet", "--no-checkout", str(repository), str(where))
-    git(where, "checkout", "--quiet", git(repository, "rev-parse", base).strip())
-    subprocess.run(["git", "-C", str(where), "apply", "--index", "-"], input=patch, check=True, capture_output=True)
-    return tree(where)
 
 
 # ---------------------------------------------------------------------- an empty folder
@@ -342,9 +283,8 @@ def test_a_base_may_be_a_branch_a_tag_or_a_commit_and_is_resolved_once(
     for number, base in enumerate(("v1", "stable", first, first[:10], "HEAD", None), start=1):
         work = worktree(repository, folder / str(number), attempt=number, base=base)
         git(repository, "commit", "--quiet", "--allow-empty", "-m", "moves on")
-        assert isinstance(work, GitWorktree)
         if base not in ("HEAD", None):
-            assert work.base == first
+            assert git(work.path, "rev-parse", "HEAD").strip() == first
         assert work.patch() is None
 
 
@@ -395,7 +335,7 @@ def test_git_that_is_not_installed_is_said(
 
 
 def test_git_that_does_not_end_is_said(repository: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace, "_GIT_SECONDS", 0.0)
+    monkeypatch.setattr(workspace_git, "SECONDS", 1e-9)
     with pytest.raises(Unavailable, match="did not end"):
         worktree(repository, folder)
 
@@ -415,7 +355,7 @@ def test_a_repository_of_another_user_is_refused_with_the_way_out(
 
 def test_a_worktree_that_cannot_be_made_may_be_tried_again(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(Unavailable, match="git worktree"):
+    with pytest.raises(Unavailable, match="cannot be made"):
         worktree(repository, tmp_path / "file" / "work")
 
 
@@ -469,7 +409,7 @@ def test_several_at_once(repository: Path, tmp_path: Path) -> None:
 
 def test_worktrees_of_a_repository_are_made_one_after_the_other(repository: Path, folder: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
-        with workspace._alone(repository / ".git"):
+        with Source(repository, "x").alone():
             waiting = pool.submit(worktree, repository, folder)
             with pytest.raises(TimeoutError):
                 waiting.result(0.3)
@@ -500,10 +440,9 @@ def test_an_attempts_workspace_is_made_afresh_over_what_a_dead_one_left(
 def test_what_a_dead_attempt_left_can_be_removed_by_another_process(repository: Path, folder: Path) -> None:
     worktree(repository, folder)
     for _ in range(2):
-        resume_workspace("git-worktree", folder=folder, task_id="task-1", attempt=1, repository=repository).remove()
+        resume_workspace(folder).remove()
         assert not folder.exists()
         assert git(repository, "branch", "--list", "agentq/*") == ""
-    resume_workspace("none", folder=folder, task_id="task-1", attempt=1).remove()
 
 
 def test_a_workspace_is_removed_even_when_its_repository_is_gone(repository: Path, folder: Path) -> None:
@@ -527,13 +466,12 @@ def test_different_tasks_have_different_branches() -> None:
 
 
 def test_what_a_dead_attempt_changed_is_found_again(repository: Path, folder: Path) -> None:
-    where = {"folder": folder, "task_id": "task-1", "attempt": 1, "repository": repository}
-    first = open_workspace("git-worktree", **where)
+    first = worktree(repository, folder)
     (first.path / "new").write_text("new\n")
     patch = first.patch()
     assert patch
     assert b"+new" in patch
-    again = resume_workspace("git-worktree", **where)
+    again = resume_workspace(folder)
     assert again.patch() == patch
     again.remove()
-    assert resume_workspace("git-worktree", **where).patch() is None
+    assert resume_workspace(folder).patch() is None

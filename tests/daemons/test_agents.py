@@ -138,7 +138,10 @@ def test_a_verify_command_decides(deployment: Deployment) -> None:
     deployment.start_worker()
     task = deployment.submit("[ $AGENTQ_ATTEMPT = 1 ] || touch good", "report done")
     deployment.check(task, starts=[1, 2], attempt=2)
-    assert deployment.evidence(task, 1)["test-output.txt"] == "checked\n"
+    command = "sh -c 'echo checked; test -e good'"
+    for attempt, status in ((1, 1), (2, 0)):
+        said = deployment.evidence(task, attempt)["test-output.txt"]
+        assert said == f"checked\n[{command}: exit status {status}]\n"
     assert "the verify command" in deployment.prompt(task, 2)
     deployment.rest()
 

@@ -1,0 +1,185 @@
+"""What a folder held at the start, and the patch to what it holds now; made with nothing that an agent can have set."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from agentq.errors import Invalid, Unavailable
+from agentq.workspace.git import Git, alternates, folder_of, fresh
+
+_GITLINK = "160000"
+_PATCH = (
+    *("-p", "-r", "--binary", "--full-index", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames"),
+    *("--src-prefix=a/", "--dst-prefix=b/", "--submodule=short"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A commit or tree, the folders that hold its objects, the patterns of what is ignored beside the `.gitignore`s,
+    and the bases of the repositories inside it, by their path."""
+
+    id: str
+    objects: tuple[Path, ...]
+    object_format: str = "sha1"
+    excludes: str = ""
+    inner: "dict[str, Base]" = field(default_factory=dict)
+
+
+def check_out(base: Base, folder: Path, index: Path, near: Path) -> None:
+    """Fill an empty folder with the base; no filter is run. The index is what git says of the folder from now on.
+
+    Raises Invalid when objects of the base are missing, else Unavailable.
+    """
+    with _git(base, folder, near) as git:
+        try:
+            git.must("read-tree", "--reset", "-u", base.id, env={"GIT_INDEX_FILE": str(index)})
+        except Unavailable as error:
+            if "unable to read" not in str(error) and "not a tree" not in str(error):
+                raise
+            raise Invalid(
+                f"not all of the base {base.id} is there: {error}",
+                hint="a partial clone lacks files: git fetch --refetch --no-filter",
+            ) from error
+
+
+def snapshot(base: Base, folder: Path, objects: Path, near: Path) -> Base:
+    """What a folder holds now, as a base whose new objects go to `objects`; `base` says what else there is.
+
+    Raises Unavailable with git's words.
+    """
+    there = {"GIT_OBJECT_DIRECTORY": str(objects)}
+    (objects / "info").mkdir(parents=True, exist_ok=True)
+    (objects / "info/alternates").write_bytes(alternates(base.objects))
+    with _git(base, folder, near) as git:
+        git.must("add", "--all", env=there)
+        tree = git.line("write-tree", env=there)
+    return replace(base, id=tree, objects=(objects, *base.objects))
+
+
+def patch_of(base: Base, folder: Path, near: Path, agents: Path | None = None) -> bytes | None:
+    """All that changed in a folder since it was the base, committed or not, for `git apply`; None when nothing did.
+
+    It is proven to make exactly that of the base. What git ignores is left out, unless the index in the git folder
+    `agents` knows it. Raises Invalid for what cannot be told, and for changes that no patch can carry.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        raise Invalid(f"the changes in {folder} cannot be listed: the folder is gone")
+    try:
+        with _git(base, folder, near) as git:
+            tree = _tree_now(base, folder, git, agents)
+            patch = git.must("diff-tree", *_PATCH, base.id, tree)
+            _prove(base, patch, tree, git)
+            links = _changed_links(git.must("diff-tree", "-r", "-z", "--no-renames", base.id, tree))
+    except (Unavailable, OSError) as error:
+        raise Invalid(f"the changes in {folder} cannot be listed: {error}") from error
+    _refuse_hidden_work(base, folder, near, links)
+    return patch or None
+
+
+def inner_repositories(base: Base, near: Path) -> dict[str, str]:
+    """The repositories inside a base: the commit of each by its path."""
+    with fresh(base.objects, near=near, object_format=base.object_format) as git:
+        entries = git.must("ls-tree", "-r", "-z", base.id).split(b"\0")
+    found = (os.fsdecode(entry).split("\t", 1) for entry in entries if entry.startswith(_GITLINK.encode()))
+    return {path: entry.split()[2] for entry, path in found}
+
+
+def files_in(patch: bytes) -> int:
+    """How many files a patch changes."""
+    return f"\n{patch.decode('latin-1')}".count("\ndiff --git ")
+
+
+@contextmanager
+def _git(base: Base, folder: Path, near: Path) -> Iterator[Git]:
+    with fresh(base.objects, near=near, tree=folder, object_format=base.object_format) as git:
+        (folder_of(git) / "info/exclude").write_bytes(os.fsencode(base.excludes))
+        yield git
+
+
+def _tree_now(base: Base, folder: Path, git: Git, agents: Path | None) -> str:
+    """The tree of what is in the folder. Its own index is not believed: flags in it hide changes."""
+    git.must("read-tree", base.id)
+    git.must("add", "--all")
+    known = set(git.must("ls-files", "-z").split(b"\0"))
+    added = [name for name in _names_in(git, agents) if name not in known and _is_there(folder, name)]
+    if added:
+        listed = ("--pathspec-from-file=-", "--pathspec-file-nul")
+        git.must("--literal-pathspecs", "add", "--force", *listed, stdin=b"\0".join(added))
+    return git.line("write-tree")
+
+
+def _names_in(git: Git, agents: Path | None) -> Iterator[bytes]:
+    """The files that the agent's own index has: also ignored ones, when it added them all the same."""
+    if agents is None:
+        return
+    index = folder_of(git) / "index-of-the-agent"
+    with suppress(OSError, Unavailable):
+        shutil.copyfile(agents / "index", index)
+        for shared in agents.glob("sharedindex.*"):
+            shutil.copyfile(shared, folder_of(git) / shared.name)
+        yield from git.must("ls-files", "-z", env={"GIT_INDEX_FILE": str(index)}).split(b"\0")
+
+
+def _is_there(folder: Path, name: bytes) -> bool:
+    path = folder / os.fsdecode(name)
+    beyond = any(parent.is_symlink() for parent in path.parents if parent.is_relative_to(folder) and parent != folder)
+    return bool(name) and not beyond and (path.is_symlink() or path.is_file())
+
+
+def _prove(base: Base, patch: bytes, tree: str, git: Git) -> None:
+    """Apply the patch to the base, in an index of its own: nothing but the tree may come of it."""
+    index = {"GIT_INDEX_FILE": str(folder_of(git) / "index-of-the-proof")}
+    git.must("read-tree", base.id, env=index)
+    if patch:
+        git.must("apply", "--cached", "--whitespace=nowarn", "-", stdin=patch, env=index)
+    if git.line("write-tree", env=index) != tree:
+        raise Unavailable("the patch does not make of the base what is there")
+
+
+def _changed_links(raw: bytes) -> dict[str, str]:
+    """The inner repositories that changed: the new commit of each by its path, "" for one that is none any more."""
+    fields = [os.fsdecode(part) for part in raw.split(b"\0")]
+    entries = ((fields[i].split(), fields[i + 1]) for i in range(0, len(fields) - 1, 2))
+    links = ((path, entry) for entry, path in entries if _GITLINK in (entry[0].removeprefix(":"), entry[1]))
+    return {path: entry[3] if entry[1] == _GITLINK else "" for path, entry in links}
+
+
+def _refuse_hidden_work(base: Base, folder: Path, near: Path, links: dict[str, str]) -> None:
+    """A repository inside the workspace is in the patch as a bare commit id, so its files must be elsewhere, too."""
+    added = [path for path in links if links[path] and path not in base.inner]
+    for path in added:
+        if path not in _submodules(folder, near):
+            raise Invalid(
+                f"the folder {path!r} is a git repository of its own, so its files are not in the patch",
+                hint="remove its .git folder",
+            )
+    for path, inner in base.inner.items():
+        now = replace(inner, id=links.get(path, inner.id))
+        if now.id and (folder / path).is_dir():
+            _refuse_changes_inside(now, folder / path, near, path)
+
+
+def _refuse_changes_inside(inner: Base, folder: Path, near: Path, path: str) -> None:
+    hint = "make a task of it in that repository, and have the submodule moved to its commit afterwards"
+    with fresh(inner.objects, near=near, object_format=inner.object_format) as git:
+        if git.run("cat-file", "-e", inner.id).returncode:
+            raise Invalid(f"the repository {path!r} inside the workspace is at a commit of the agent's own", hint=hint)
+    if patch_of(inner, folder, near):
+        raise Invalid(f"files in the repository {path!r} were changed, which no patch of this one can hold", hint=hint)
+
+
+def _submodules(folder: Path, near: Path) -> list[str]:
+    """The paths that `.gitmodules` names."""
+    with fresh((), near=near) as git:
+        return [path for _, path in submodules(git, "--file", str(folder / ".gitmodules"))]
+
+
+def submodules(git: Git, *where: str) -> list[tuple[str, str]]:
+    """The names and paths of the submodules in a `.gitmodules`; nothing when there is none."""
+    asked = ("config", *where, "--no-includes", "-z", "--get-regexp", r"^submodule\..*\.path$")
+    entries = [os.fsdecode(entry).partition("\n") for entry in git.run(*asked).stdout.split(b"\0") if entry]
+    return [(key.removeprefix("submodule.").removesuffix(".path"), path) for key, _, path in entries]
