@@ -348,3 +348,16 @@ def test_a_look_at_very_many_tasks_ends_in_time(desk: Desk) -> None:
         desk.task()
     census = Census.of(desk.records, seconds=0)
     assert (len(census.unsettled), census.left_out) == (3, 2)
+
+
+@pytest.mark.usefixtures("arrived")
+def test_very_many_disagreements_are_looked_at_in_part_and_it_says_so(desk: Desk) -> None:
+    request = desk.envelope(desk.task())
+    for number in range(5):
+        desk.records.register(request.model_copy(update={"task_id": f"unheard-{number}"}), published=True)
+        desk.records.marks.open(f"unheard-{number}", published=True)
+    with mock.patch.object(agreement, "READ", 4):
+        done = desk.run("doctor")
+    assert "papers and log disagree over 4 tasks: unheard-0 is open" in done.out
+    assert "; and 1 more" in done.out
+    assert "1 more tasks were not compared with the log" in done.out

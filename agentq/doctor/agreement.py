@@ -29,39 +29,64 @@ _NEWEST = f"""SELECT task_id FROM tasks INDEXED BY by_end WHERE finished_at IS N
 @dataclass(slots=True)
 class Differences:
     """The tasks that the log tells less of than their papers, those of which it tells what no paper says, and how many
-    open ones it has that this store does not know."""
+    open ones it has that this store does not know; `left_out` were too many to be compared."""
 
     unlogged: dict[str, str] = field(default_factory=dict)
     contradicted: dict[str, str] = field(default_factory=dict)
     elsewhere: int = 0
+    left_out: int = 0
 
     def ailments(self) -> Iterator[Ailment]:
         """The same as one line for each kind."""
         if self.unlogged:
             remedy = "the papers are right: agentq ledger rebuild"
-            yield Ailment(None, "unlogged", _named(self.unlogged), part="log", remedy=remedy)
+            yield Ailment(None, "unlogged", self._over(self.unlogged), part="log", remedy=remedy)
         if self.contradicted:
             remedy = "the papers are right; was an older copy of the store brought back? Then results may be lost"
-            what = _named(self.contradicted)
+            what = self._over(self.contradicted)
             yield Ailment(None, "contradicted", what, mendable=False, part="log", remedy=remedy)
 
+    def notes(self) -> Iterator[str]:
+        """What is worth knowing besides."""
+        if self.elsewhere:
+            yield f"{self.elsewhere} open tasks of the log are not in this store"
+        if self.left_out:
+            yield f"{self.left_out} more tasks were not compared with the log"
 
-def suspects(records: Records, ledger: Ledger, census: Census) -> list[str]:
-    """The tasks over which papers and log may differ, judged by what was read already. Raises Unavailable."""
-    told = _told(ledger, census.said)
-    open_by_papers = [i for i, said in census.said.items() if said.outcome is None and _differ(said, told.get(i))]
-    open_by_log = [row["task_id"] for row in ledger.query(_OPEN) if row["task_id"] not in census.unsettled]
-    ended = [row["task_id"] for row in ledger.query(_NEWEST)]
-    unknown = _unknown(ledger, (i for i in itertools.islice(records.registered_ids(), REGISTERED)))
-    unknown = [task_id for task_id in unknown if task_id not in census.unsettled]
-    return list(dict.fromkeys((*open_by_papers[:READ], *open_by_log[:READ], *unknown[:READ], *ended)))
+    def _over(self, tasks: dict[str, str]) -> str:
+        """How many they are, and how it is with some of them."""
+        some = [f"{task_id} is {how}" for task_id, how in list(tasks.items())[:NAMED]]
+        more = f"; and {len(tasks) - NAMED} more" if len(tasks) > NAMED else ""
+        return f"papers and log disagree over {len(tasks)} tasks: {'; '.join(some)}{more}"
 
 
-def differences(records: Records, ledger: Ledger, task_ids: Iterable[str]) -> Differences:
+@dataclass(frozen=True, slots=True)
+class Suspects:
+    """The tasks over which papers and log may differ, and how many more there are."""
+
+    task_ids: list[str]
+    left_out: int
+
+    @classmethod
+    def of(cls, records: Records, ledger: Ledger, census: Census) -> "Suspects":
+        """Judged by what was read already, and by which tasks there are; raises Unavailable."""
+        told = _told(ledger, census.said)
+        by_papers = [i for i, said in census.said.items() if said.outcome is None and _differ(said, told.get(i))]
+        by_log = [row["task_id"] for row in ledger.query(_OPEN) if row["task_id"] not in census.unsettled]
+        registered = list(itertools.islice(records.registered_ids(), REGISTERED))
+        known = _told(ledger, registered)
+        unknown = [i for i in registered if i not in known and i not in census.unsettled]
+        newest = [row["task_id"] for row in ledger.query(_NEWEST)]
+        lists = (by_papers, by_log, unknown)
+        picked = dict.fromkeys(itertools.chain.from_iterable((*(one[:READ] for one in lists), newest)))
+        return cls(list(picked), sum(max(0, len(one) - READ) for one in lists))
+
+
+def differences(records: Records, ledger: Ledger, suspects: Suspects) -> Differences:
     """Over which of these tasks papers and log do differ, by what is read now. Raises Unavailable."""
-    found, ids = Differences(), list(task_ids)
-    told, now = _told(ledger, ids), utc_now()
-    for task_id in ids:
+    found = Differences(left_out=suspects.left_out)
+    told, now = _told(ledger, suspects.task_ids), utc_now()
+    for task_id in suspects.task_ids:
         said = _said(records, task_id)
         if said is None:
             found.elsewhere += task_id in told and told[task_id].outcome is None
@@ -86,12 +111,6 @@ def _told(ledger: Ledger, task_ids: Iterable[str]) -> dict[str, _Told]:
     return found
 
 
-def _unknown(ledger: Ledger, task_ids: Iterable[str]) -> list[str]:
-    ids = list(task_ids)
-    told = _told(ledger, ids)
-    return [task_id for task_id in ids if task_id not in told]
-
-
 def _said(records: Records, task_id: str) -> Said | None:
     try:
         papers = records.papers(task_id)
@@ -110,16 +129,5 @@ def _differ(said: Said, told: _Told | None) -> str:
     if said.outcome and not told.outcome:
         return f"{said.outcome}, and open by the log"
     if not said.outcome and said.attempt > told.attempt:
-        return (
-            f"in attempt {said.attempt}, and in none by the log"
-            if not told.attempt
-            else (f"in attempt {said.attempt}, and in {told.attempt} by the log")
-        )
+        return f"in attempt {said.attempt}, and in {told.attempt or 'none'} by the log"
     return ""
-
-
-def _named(tasks: dict[str, str]) -> str:
-    """How many they are, and how it is with some of them."""
-    some = [f"{task_id} is {how}" for task_id, how in list(tasks.items())[:NAMED]]
-    more = f"; and {len(tasks) - NAMED} more" if len(tasks) > NAMED else ""
-    return f"papers and log disagree over {len(tasks)} tasks: {'; '.join(some)}{more}"

@@ -106,7 +106,7 @@ class Examination:
         try:
             await catch_up(ledger, engine)
         except NotPermitted as error:
-            self._findings.notes.append(f"not looked at, nor are workers, because this login may not read it: {error}")
+            self._findings.notes.append(f"this login may not read the log, so nothing is said of workers: {error}")
             return False
         except EngineUnavailable as error:
             as_of = f"{ledger.as_of:%Y-%m-%d %H:%M:%SZ}" if ledger.as_of else "never"
@@ -128,14 +128,12 @@ class Examination:
         if census is None:
             return
         records = self._records()
-        suspects = await asyncio.to_thread(agreement.suspects, records, ledger, census)
-        if suspects:
+        suspects = await asyncio.to_thread(agreement.Suspects.of, records, ledger, census)
+        if suspects.task_ids:
             await catch_up(ledger, engine)
             differences = await asyncio.to_thread(agreement.differences, records, ledger, suspects)
             self._findings.ailments += differences.ailments()
-            if differences.elsewhere:
-                note = f"{differences.elsewhere} open tasks of the log are not in this store"
-                self._findings.notes.append(note)
+            self._findings.notes += differences.notes()
 
 
 _GAP = Ailment(
@@ -167,7 +165,7 @@ async def _begins(engine: Engine) -> str:
     async with aclosing(engine.read("events")) as pages:
         async for page in pages:
             if page.events:
-                return f"it begins {span((utc_now() - page.events[0].at).total_seconds())} ago"
+                return f"the log begins {span((utc_now() - page.events[0].at).total_seconds())} ago"
             if page.caught_up:
                 break
-    return "nothing is in it"
+    return "nothing is in the log"

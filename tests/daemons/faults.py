@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import agentq.app
+import agentq.observer
 from agentq.engine import Delivery, Engine
 from agentq.errors import StoreUnavailable
 from agentq.store import Store
@@ -31,9 +32,9 @@ def install(sentences: Sequence[str], flags: Path) -> None:
     if not sentences:
         return
     plan = Plan([Fault.parse(sentence) for sentence in sentences], flags)
-    open_store, open_engine = agentq.app.open_store, agentq.app.open_engine
+    open_store, open_engine = agentq.app.open_store, agentq.observer.open_engine
     agentq.app.open_store = lambda url, s3: FaultyStore(open_store(url, s3), plan)
-    agentq.app.open_engine = lambda settings: FaultyEngine(open_engine(settings), plan)
+    agentq.observer.open_engine = lambda settings: FaultyEngine(open_engine(settings), plan)
 
 
 @dataclass(slots=True)

@@ -29,12 +29,14 @@ import agentq.cli.plan
 import agentq.cli.status
 import agentq.cli.submit
 import agentq.cli.worker
+import agentq.cli.workers
 import agentq.doctor
 import agentq.engines.rabbitmq
 import agentq.engines.sqlite
 import agentq.hands
 import agentq.plans
 import agentq.puller
+import agentq.roster
 import agentq.runners.command
 import agentq.stores.file
 import agentq.stores.s3
