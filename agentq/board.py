@@ -2,17 +2,16 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from agentq.figures import Figures, Now, Window, figures
-from agentq.ledger import Filter, Ledger, TaskRow, WorkerRow
+from agentq.ledger import Filter, Ledger, TaskRow
+from agentq.roster import Member, Roster, Standing
 
 MANY = 200
 """How many rows of a kind are read at the most."""
 DAY, HOUR, MINUTES = 86400.0, 3600.0, 300.0
-FORGOTTEN = HOUR
-"""After how many seconds without a word a worker is shown no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +24,12 @@ class QueueSight:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerSight:
-    """A worker that is not down, and the tasks that it runs, the eldest first; of a silent one nothing is known."""
-
-    worker: WorkerRow
-    tasks: tuple[TaskRow, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class RunningSight:
-    """A task that runs, and its last words: what its agent printed last, else what its attempt said that it does."""
+    """A task that runs, how its worker stands if it has one that is known, and its last words: what its agent printed
+    last, else what its attempt said that it does."""
 
     task: TaskRow
+    worker: Standing | None
     words: str
 
 
@@ -79,21 +72,21 @@ class Board:
     at: float
     rates: Rates
     queues: tuple[QueueSight, ...] = ()
-    workers: tuple[WorkerSight, ...] = ()
+    workers: tuple[Member, ...] = ()
     running: tuple[RunningSight, ...] = ()
     recent: tuple[EndedSight, ...] = ()
 
     @classmethod
     def of(cls, ledger: Ledger, rates: Rates, now: float, last_words: Mapping[str, str]) -> "Board":
         """The board as the ledger tells it; `last_words` are what the agents of tasks printed last."""
-        workers = [w for w in ledger.workers() if w.state != "down" and w.heard_at >= now - FORGOTTEN]
+        roster = Roster.of(ledger, now)
         running = _eldest(ledger.tasks(Filter(states=("processing", "lease")), limit=MANY))
         return cls(
             now,
             rates,
-            tuple(_queues(ledger, now, workers)),
-            tuple(_workers(workers, running)),
-            tuple(RunningSight(task, last_words.get(task.task_id) or task.doing or "") for task in running),
+            tuple(_queues(ledger, now, roster)),
+            tuple(sorted(roster.present(), key=lambda worker: worker.is_at_work)),
+            tuple(_running(task, roster, last_words) for task in running),
             tuple(EndedSight.of(row) for row in ledger.query(_RECENT)),
         )
 
@@ -103,18 +96,16 @@ _RECENT = f"""SELECT task_id, agent, outcome, finished_at AS at, finished_at - f
     FROM tasks INDEXED BY by_end WHERE finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT {MANY // 10}"""
 
 
-def _queues(ledger: Ledger, now: float, workers: Iterable[WorkerRow]) -> Iterator[QueueSight]:
-    up = Counter(worker.agent or "" for worker in workers if worker.state == "up" and not worker.silent)
+def _queues(ledger: Ledger, now: float, roster: Roster) -> Iterator[QueueSight]:
+    up = Counter(worker.row.agent or "" for worker in roster.members if worker.standing == "up")
     stands = {part.key: part.now for part in figures(ledger, Window(now, now), by="agent")[1] if part.now}
     for agent in sorted({*stands, *up}):
         yield QueueSight(agent, stands.get(agent, Now()), up[agent])
 
 
-def _workers(workers: Iterable[WorkerRow], running: Sequence[TaskRow]) -> Iterator[WorkerSight]:
-    """The silent ones first: somebody has to look at them."""
-    for worker in sorted(workers, key=lambda worker: (not worker.silent, worker.agent or "", worker.worker)):
-        tasks = () if worker.silent else (task for task in running if task.worker == worker.worker)
-        yield WorkerSight(worker, tuple(tasks))
+def _running(task: TaskRow, roster: Roster, last_words: Mapping[str, str]) -> RunningSight:
+    worker = roster[task.worker] if task.worker else None
+    return RunningSight(task, worker.standing if worker else None, last_words.get(task.task_id) or task.doing or "")
 
 
 def _eldest(tasks: Iterable[TaskRow]) -> list[TaskRow]:

@@ -49,7 +49,10 @@ def ended(task_id: str, ago: float, kind: str = "completed", **data: Any) -> Eve
 
 
 def heard(worker: str, ago: float, *running: str, kind: str = "worker_heartbeat") -> Event:
-    tasks = [{"task_id": task_id, "attempt": 1, "since": NOW.isoformat(), "doing": "x"} for task_id in running]
+    tasks = [
+        {"task_id": task_id, "attempt": 1, "since": (NOW - timedelta(seconds=200)).isoformat(), "doing": "x"}
+        for task_id in running
+    ]
     data = {"heartbeat_seconds": 10, "running": tasks}
     return an_event(kind, None, ago, worker=worker, agent="w", host="h", data=data)
 
@@ -85,7 +88,8 @@ def many(count: int) -> Iterator[Event]:
 
 def test_all_of_a_small_place_is_shown(ledger: Ledger) -> None:
     events = (
-        heard("w@h:1", 5, kind="worker_up"),
+        heard("w@h:1", 250, kind="worker_up"),
+        heard("w@h:1", 5, "task-1"),
         submitted("task-1", 300),
         claimed("task-1", 200),
         submitted("task-2", 100),
@@ -103,7 +107,7 @@ def test_all_of_a_small_place_is_shown(ledger: Ledger) -> None:
         "QUEUES waiting oldest held running workers",
         "w 1 1m 1 1 1 1 blocked",
         "WORKERS host up heard for does",
-        "w h 5s 5s 3m task-1",
+        "w h 4m 5s 3m task-1",
         "RUNNING agent try for last words",
         "task-1 w 1 3m compiling",
         "ENDED agent how ago took what",

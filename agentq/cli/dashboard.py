@@ -8,9 +8,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from agentq.board import Board, EndedSight, QueueSight, RunningSight, WorkerSight
+from agentq.board import Board, EndedSight, QueueSight, RunningSight
 from agentq.cli.terms import one_line, span
 from agentq.figures import Used
+from agentq.roster import Member
 
 NARROW, WIDE = 72, 110
 """Columns of a terminal below which something is left out, and from which there is room for more."""
@@ -172,33 +173,37 @@ def _held(sight: QueueSight) -> tuple[tuple[int, str], ...]:
     )
 
 
-def _worker(sight: WorkerSight, now: float) -> tuple[Text, ...]:
-    worker, tasks = sight.worker, sight.tasks
+def _worker(worker: Member, now: float) -> tuple[Text, ...]:
+    row, eldest = worker.row, worker.work[0] if worker.work and worker.is_at_work else None
     return (
-        _cell(worker.agent),
-        _cell(worker.host),
-        _since(worker.up_at, now),
-        _since(worker.heard_at, now),
-        _since(tasks[0].claimed_at if tasks else None, now),
-        _does(sight),
+        _cell(row.agent),
+        _cell(row.host),
+        _since(row.up_at, now),
+        _since(row.heard_at, now),
+        _since(eldest and eldest.since, now),
+        _does(worker),
     )
 
 
-def _does(sight: WorkerSight) -> Text:
-    """What a worker does; of a silent one nobody can tell."""
-    if sight.worker.silent:
-        return Text("silent", style="bold red")
-    more = f" and {len(sight.tasks) - 1} more" if len(sight.tasks) > 1 else ""
-    does = f"{sight.tasks[0].task_id}{more}" if sight.tasks else "idle"
-    if sight.worker.state == "draining":
+def _does(worker: Member) -> Text:
+    """What a worker does; of one that is not there nobody can tell."""
+    if not worker.is_at_work:
+        return Text(worker.standing, style="bold red")
+    more = f" and {len(worker.work) - 1} more" if len(worker.work) > 1 else ""
+    does = f"{worker.work[0].task_id}{more}" if worker.work else "idle"
+    if worker.standing == "draining":
         return _cell(f"draining, {does}", "yellow")
-    return _cell(does, "" if sight.tasks else "dim")
+    return _cell(does, "" if worker.work else "dim")
 
 
 def _running(sight: RunningSight, now: float) -> tuple[Text, ...]:
     task = sight.task
-    words = ("its worker is silent", "bold red") if task.waits_for == "lease" else (sight.words, "")
+    words = (f"its worker is {sight.worker}", "bold red") if _is_lost(sight) else (sight.words, "")
     return _cell(task.task_id), _cell(task.agent), _count(task.attempt), _since(task.claimed_at, now), _cell(*words)
+
+
+def _is_lost(sight: RunningSight) -> bool:
+    return sight.worker in ("silent", "gone", "down")
 
 
 def _ended(sight: EndedSight, now: float) -> tuple[Text, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agentq.cli.reading import ledger_of
-from agentq.cli.terms import Broker, Store, command, one_line, seconds
+from agentq.cli.terms import Broker, command, one_line, seconds
 from agentq.errors import EngineUnavailable, Invalid
 from agentq.events import OUTPUT, Event
 from agentq.messages import utc_now
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
 
-    from agentq.app import App
     from agentq.board import Board, Rates
     from agentq.engine import Log, Page
     from agentq.feed import Feed
     from agentq.ledger import Ledger
+    from agentq.observer import Observer
 
 app = command()
 
@@ -44,18 +44,17 @@ def top(
     interval: Interval = "1s",
     once: Annotated[bool, typer.Option("--once", help="Print one picture and end.")] = False,
     broker: Broker = None,
-    store: Store = None,
 ) -> None:
     """Show queues, workers, running tasks and figures, live in the terminal; Ctrl-C ends it, with 0.
 
     Where there is no terminal one picture is printed, as with --once.
     """
-    from agentq.app import App
+    from agentq.observer import Observer
 
     pause = seconds("--interval", interval)
     if pause < SHORTEST:
         raise Invalid(f"--interval {interval} is too short", hint=f"{SHORTEST:g} is the least.")
-    app = App.load(broker=broker, store=store)
+    app = Observer.load(broker=broker)
     with ledger_of(app) as ledger:
         state = _State(app, ledger)
         if once or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
@@ -67,7 +66,7 @@ def top(
 class _State:
     """What is known at this moment: the ledger, and what the agents of running tasks said last."""
 
-    def __init__(self, app: "App", ledger: "Ledger") -> None:
+    def __init__(self, app: "Observer", ledger: "Ledger") -> None:
         self._app, self.ledger = app, ledger
         self.where = f"{', '.join(app.passwordless_broker)}  {app.settings.namespace}"
         self._words: dict[str, str] = {}
@@ -115,7 +114,7 @@ class _State:
 class _Screen:
     """The picture on the terminal's other screen, drawn anew when something changed."""
 
-    def __init__(self, app: "App", state: _State, pause: float) -> None:
+    def __init__(self, app: "Observer", state: _State, pause: float) -> None:
         self._app, self._state, self._pause = app, state, pause
         self._console = _console()
         self._woken = asyncio.Event()
