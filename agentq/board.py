@@ -2,13 +2,15 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from agentq.figures import Figures, Now, Window, figures
 from agentq.ledger import Filter, Ledger, TaskRow
 from agentq.roster import Member, Roster, Standing
 
+LastWords = dict[tuple[str, int | None], str]
+"""The last words of attempts: a task and its number."""
 MANY = 200
 """How many rows of a kind are read at the most."""
 DAY, HOUR, MINUTES = 86400.0, 3600.0, 300.0
@@ -77,8 +79,8 @@ class Board:
     recent: tuple[EndedSight, ...] = ()
 
     @classmethod
-    def of(cls, ledger: Ledger, rates: Rates, now: float, last_words: Mapping[str, str]) -> "Board":
-        """The board as the ledger tells it; `last_words` are what the agents of tasks printed last."""
+    def of(cls, ledger: Ledger, rates: Rates, now: float, last_words: LastWords) -> "Board":
+        """The board as the ledger tells it; `last_words` are what the agents printed last."""
         roster = Roster.of(ledger, now)
         running = _eldest(ledger.tasks(Filter(states=("processing", "lease")), limit=MANY))
         return cls(
@@ -103,9 +105,11 @@ def _queues(ledger: Ledger, now: float, roster: Roster) -> Iterator[QueueSight]:
         yield QueueSight(agent, stands.get(agent, Now()), up[agent])
 
 
-def _running(task: TaskRow, roster: Roster, last_words: Mapping[str, str]) -> RunningSight:
+def _running(task: TaskRow, roster: Roster, last_words: LastWords) -> RunningSight:
     worker = roster[task.worker] if task.worker else None
-    return RunningSight(task, worker.standing if worker else None, last_words.get(task.task_id) or task.doing or "")
+    return RunningSight(
+        task, worker.standing if worker else None, last_words.get((task.task_id, task.attempt)) or task.doing or ""
+    )
 
 
 def _eldest(tasks: Iterable[TaskRow]) -> list[TaskRow]:

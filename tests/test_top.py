@@ -19,7 +19,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from agentq.board import Board, Rates
+from agentq.board import Board, LastWords, Rates
 from agentq.cli.dashboard import Picture
 from agentq.engine import Page
 from agentq.events import Event
@@ -68,7 +68,8 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
 def board(ledger: Ledger, *events: Event, words: dict[str, str] | None = None) -> Board:
     ledger.apply(Page(events, "1", caught_up=True))
     now = NOW.timestamp()
-    return Board.of(ledger, Rates.of(ledger, now), now, words or {})
+    last_words: LastWords = {(task_id, 1): text for task_id, text in (words or {}).items()}
+    return Board.of(ledger, Rates.of(ledger, now), now, last_words)
 
 
 def drawn(board: Board, width: int = 80, height: int | None = 24, notice: str = "") -> list[str]:

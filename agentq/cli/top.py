@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
 
-    from agentq.board import Board, Rates
+    from agentq.board import Board, LastWords, Rates
     from agentq.engine import Log, Page
     from agentq.feed import Feed
     from agentq.ledger import Ledger
@@ -31,8 +31,10 @@ app = command()
 
 SHORTEST, IDLE_SECONDS = 0.1, 1.0
 """Seconds between two pictures at the least, and while nothing happens."""
-RATES_SECONDS = 5.0
-"""How often the figures of a day are added up."""
+RATES_SECONDS, RATES_SHARE = 5.0, 0.02
+"""How often the figures of a day are added up, and the share of its time that this may take."""
+MANY = 1000
+"""Of how many attempts the last words are kept, as long as they may still run."""
 EARLIER = timedelta(minutes=10)
 """How far back last words are looked for."""
 
@@ -69,7 +71,7 @@ class _State:
     def __init__(self, app: "Observer", ledger: "Ledger") -> None:
         self._app, self.ledger = app, ledger
         self.where = f"{', '.join(app.passwordless_broker)}  {app.settings.namespace}"
-        self._words: dict[str, str] = {}
+        self._words: LastWords = {}
         self._rates: Rates | None = None
         self._rates_until = 0.0
 
@@ -80,7 +82,7 @@ class _State:
         for event in page.events:
             words = _last_words(event)
             if words and event.task_id:
-                self._words[event.task_id] = words
+                self._words[event.task_id, event.attempt] = words
 
     def board(self) -> "Board":
         """The board at this moment."""
@@ -88,10 +90,12 @@ class _State:
 
         now = time.time()
         if self._rates is None or now >= self._rates_until:
-            self._rates, self._rates_until = Rates.of(self.ledger, now), now + RATES_SECONDS
+            self._rates = Rates.of(self.ledger, now)
+            self._rates_until = now + max(RATES_SECONDS, (time.time() - now) / RATES_SHARE)
         board = Board.of(self.ledger, self._rates, now, self._words)
-        running = {sight.task.task_id for sight in board.running}
-        self._words = {task_id: words for task_id, words in self._words.items() if task_id in running}
+        if len(self._words) > MANY:
+            running = {(sight.task.task_id, sight.task.attempt) for sight in board.running}
+            self._words = {attempt: words for attempt, words in self._words.items() if attempt in running}
         return board
 
     def print(self) -> None:
