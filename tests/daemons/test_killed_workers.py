@@ -82,6 +82,7 @@ def test_killed_between_the_report_and_the_commit(deployment: Deployment, death:
 @named(SETTLING)
 @pytest.mark.promise("one-result")
 def test_killed_while_settling(deployment: Deployment, death: Death) -> None:
+    deployment.profile(limits={"renew_seconds": 1.0, "lease_seconds": 3.0})  # the ack is the last, not the guard's
     deployment.open_gate("go")
     task = die(deployment, death)
     assert deployment.cli("result", task).returncode == 0
