@@ -13,7 +13,7 @@ from agentq.context import context_at
 from agentq.coordinator import Coordinator, Registered
 from agentq.credentials import refuse
 from agentq.engine import Declared, Engine, Health
-from agentq.errors import AgentqError, EngineUnavailable, Invalid
+from agentq.errors import AgentqError, EngineUnavailable
 from agentq.journal import Journal
 from agentq.keyring import Keyring
 from agentq.messages import Envelope
@@ -327,26 +327,13 @@ class App(Observer):
         self, name: str, *, runner: Sequence[str] = (), on_ready: Callable[[], None] = lambda: None
     ) -> AsyncIterator["Worker"]:
         """A worker for an agent's profile; raises NotFound without one, Invalid when its agent cannot be started."""
-        from agentq.runners.command import CommandRunner
+        from agentq.runners.making import make_runners
         from agentq.worker import Worker
 
-        profile = find_profile(name, self.settings)
-        command = tuple(runner) or profile.runner.command
-        if not command:
-            raise Invalid(
-                f"{profile.folder}/worker.toml names no agent to run",
-                hint="Set command = [...] under [runner], or give --runner COMMAND (AGENTQ_RUNNER).",
-            )
-        section, (signer, senders) = profile.runner, of_worker(self.keyring, profile)
+        profile = find_profile(name, self.settings).run_by(tuple(runner))
+        agent, verifier = make_runners(profile)
+        signer, senders = of_worker(self.keyring, profile)
         records = Records(self.store, signer, self._journal)
-        agent = CommandRunner(command, prompt_via=section.prompt, grace_seconds=section.grace_seconds)
-        verifier = (
-            CommandRunner(profile.evidence.verify, grace_seconds=section.grace_seconds)
-            if profile.evidence.verify
-            else None
-        )
-        for program in (agent, verifier) if verifier else (agent,):
-            program.check()
         open_tracing(self.settings, "agentq-worker", daemon=True)
         async with self.engine() as engine:
             yield Worker(

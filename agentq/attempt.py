@@ -4,11 +4,8 @@ import asyncio
 import contextlib
 import functools
 import logging
-import os
 import random
-import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,16 +20,18 @@ from agentq.gathering import Gathering
 from agentq.handover import hand_over
 from agentq.keeper import Keeper, standing
 from agentq.lifecycle import backoff, cancelled_because
-from agentq.messages import REASON_LIMIT, Outcome, Stopped, shorten, utc_now
+from agentq.messages import REASON_LIMIT, Outcome, Stopped, Usage, shorten, utc_now
 from agentq.papers import Proposal
 from agentq.patience import cancelled, patiently
-from agentq.profile import PASSED_ENVIRONMENT, Profile
+from agentq.profile import Profile
 from agentq.prompt import render
 from agentq.proposal import read_own
 from agentq.quota import Growth
 from agentq.records import Records
-from agentq.runner import Ended, Job, Ran, Runner
+from agentq.runner import Ended, Job, Ran, Runner, Session
 from agentq.scratch import Scratch
+from agentq.sessions import Sessions
+from agentq.surroundings import credentials, surroundings
 from agentq.telling import Telling
 from agentq.tracing import Span, current
 from agentq.verdict import Settle, Start, Verdict
@@ -41,6 +40,8 @@ from agentq.workspace import Workspace, open_workspace
 log = logging.getLogger("agentq")
 
 SHORTEST_PARK, LONGEST_PARK = timedelta(seconds=1), timedelta(days=7)
+UNUSABLE_PARK = timedelta(minutes=1)
+"""How long a task waits whose agent could do nothing: another worker may have a login, and this one stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Bench:
     verifier: Runner | None
     profile: Profile
     claims: Claims
+    sessions: Sessions
     scratch: Path
     repositories: Path | None = None
 
@@ -71,9 +73,13 @@ class AttemptRun:
         self._began = time.monotonic()
         self._gone_at = self._began
         self._stopped: Stopped = "proven"  # nothing runs yet
+        self._started = False
         self._upkeep: list[asyncio.Task[None]] = []
         self._span = span
         self._ended: Ended = "done"
+        self.ran = Ran("stopped")
+        self.spent = Usage()
+        """What its agent has taken so far, as far as that is known."""
         self._listening: asyncio.Task[None] | None = None
         limits = bench.profile.limits
         self.telling = Telling(bench.records.journal, self._envelope.task_id, self._number, bench.profile.agent, limits)
@@ -84,8 +90,8 @@ class AttemptRun:
         self._upkeep = [asyncio.create_task(self.keeper.keep())]
         try:
             await self._look()  # what was sealed or cancelled since the claim must not start
-            ran = await self._run_agent()
-            verdict = await self._finish(ran)
+            self.ran = await self._run_agent()
+            verdict = await self._finish(self.ran)
         except BaseException:
             self._scratch.release()  # what is in it is brought in as late evidence
             raise
@@ -116,7 +122,7 @@ class AttemptRun:
         self._listening = asyncio.create_task(self.telling.run())
         self.telling.progress("agent started")
         try:
-            return await self._unless_stopped(self._bench.runner, replace(job, heard=self.telling.hear))
+            return await self._unless_stopped(self._bench.runner, job)
         finally:
             self.telling.end()
 
@@ -125,6 +131,7 @@ class AttemptRun:
         if self.keeper.stop:
             return Ran("stopped", f"{self.keeper.stop} before it was started")
         with current().step("run agent" if runner is self._bench.runner else "verify") as step:
+            self._started = True
             ran = await runner.run(job)
             step.ended(ran.ended, None if ran.ended == "done" else ran.ended, masked(ran.reason or ""))
         self._gone_at = time.monotonic()
@@ -141,9 +148,26 @@ class AttemptRun:
         profile, notes = self._bench.profile, self._workspace.notes
         prompt = render(profile, self._start.papers, self._number, handover, output, work, notes)
         timeout = self._envelope.timeout_seconds or limits.timeout_seconds
-        return self._job(prompt, work, self._scratch.transcript, timeout, limits.silence_seconds)
+        job = self._job(prompt, work, self._scratch.transcript, timeout)
+        return replace(
+            job,
+            environment={**credentials(profile), **job.environment},
+            silence_seconds=limits.silence_seconds,
+            heard=self.telling.hear,
+            doing=self.telling.progress,
+            spent=self._spends,
+            met=functools.partial(self._meets, work),
+        )
 
-    def _job(self, prompt: str, workdir: Path, transcript: Path, timeout: float, silence: float | None = None) -> Job:
+    def _spends(self, usage: Usage) -> None:
+        self.spent = usage
+
+    def _meets(self, workdir: Path, session: Session) -> None:
+        with contextlib.suppress(OSError):  # without it the next attempt starts afresh
+            kind = self._bench.profile.runner.kind
+            self._bench.sessions.keep(self._envelope.task_id, self._number, kind, workdir, session)
+
+    def _job(self, prompt: str, workdir: Path, transcript: Path, timeout: float) -> Job:
         return Job(
             task_id=self._envelope.task_id,
             attempt=self._number,
@@ -152,9 +176,10 @@ class AttemptRun:
             workdir=workdir,
             output=self._scratch.output,
             transcript=transcript,
-            environment=self._environment(),
+            environment=surroundings(
+                self._bench.profile, self._records, self._start, self._scratch, self._span.environment
+            ),
             timeout_seconds=timeout,
-            silence_seconds=silence,
             output_limit=self._bench.profile.limits.output_bytes,
             stop=self.keeper.stopped,
         )
@@ -170,23 +195,6 @@ class AttemptRun:
             base=labels.get("base") or section.base,
             cache=self._bench.repositories,
         )
-
-    def _environment(self) -> Mapping[str, str]:
-        section = self._bench.profile.environment
-        passed = {name: os.environ[name] for name in (*PASSED_ENVIRONMENT, *section.let_through) if name in os.environ}
-        tools = str(Path(sys.executable).parent)
-        own = {
-            "PATH": f"{passed.get('PATH', os.defpath)}{os.pathsep}{tools}",
-            "AGENTQ_TASK_ID": self._envelope.task_id,
-            "AGENTQ_ATTEMPT": str(self._number),
-            "AGENTQ_TOKEN": self._start.claim.token,
-            "AGENTQ_AGENT": self._bench.profile.agent,
-            "AGENTQ_OUTPUT": str(self._scratch.output),
-            "AGENTQ_STORE": self._records.store.url,
-        }
-        copies = {"CONTEXT": self._scratch.context, "EARLIER": self._scratch.earlier, "NEEDS": self._scratch.needs}
-        own |= {f"AGENTQ_{name}": str(path) for name, path in copies.items() if path.exists()}
-        return passed | section.set | own | self._span.environment
 
     # ------------------------------------------------------------------ finishing
 
@@ -246,17 +254,15 @@ class AttemptRun:
             return await self._commit("failed", evidence, summary, reason=ran.reason)
         if proposal and proposal.status == "failed" and ran.ended in ("done", "failed"):
             return await self._commit("failed", evidence, summary, reason=proposal.reason)
-        if ran.ended == "parked":
-            return await self._end(
-                ran.reason or ran.ended, evidence, counts=False, retry_at=_within_bounds(ran.not_before)
-            )
+        if ran.ended in ("parked", "unusable"):
+            retry_at = utc_now() + UNUSABLE_PARK if ran.ended == "unusable" else _within_bounds(ran.not_before)
+            return await self._end(ran.reason or ran.ended, evidence, counts=False, retry_at=retry_at)
         if ran.ended != "done":
             return await self._end(ran.reason or ran.ended, evidence, retry_at=self._next_try())
         if evidence.faults:
             reason = f"the agent said it was done, but {evidence.in_words()}"
             return await self._end(reason, evidence, retry_at=self._next_try())
-        usage = ran.usage.model_copy(update={"seconds": round(time.monotonic() - self._began, 3)})
-        return await self._commit("completed", evidence, summary, usage=usage, verified=True)
+        return await self._commit("completed", evidence, summary, verified=True)
 
     async def _commit(
         self,
@@ -278,12 +284,18 @@ class AttemptRun:
             verified=verified,
             artifacts=tuple(evidence.artifacts),
         )
-        completion = completion.model_copy(update={"traceparent": self._span.traceparent, **more})
+        told = {"traceparent": self._span.traceparent, "usage": self._usage()}
+        completion = completion.model_copy(update={**told, **more})
         manifest = await patiently(functools.partial(commit, self._records, completion))
+        self._bench.sessions.forget(self._envelope.task_id)
         self._span.event("commit", outcome=manifest.status)
         error = "refused" if self._ended == "refused" else "failed"
         self._span.ended(status, error if status == "failed" else None, completion.reason)
         return Settle(manifest)
+
+    def _usage(self) -> Usage:
+        """What the attempt took, its verify command's time included."""
+        return self.ran.usage.model_copy(update={"seconds": round(time.monotonic() - self._began, 3)})
 
     def _next_try(self) -> datetime:
         retry, counted = self._bench.profile.retry, self._start.papers.counted + 1
@@ -298,7 +310,8 @@ class AttemptRun:
         by = self._bench.profile.agent
         reason = masked(shorten(reason, REASON_LIMIT))
         end = end_of(self._start.claim, by, reason, counts=counts, retry_at=retry_at, stopped=self._stopped)
-        end = end.model_copy(update={"artifacts": tuple(evidence.artifacts)})
+        told = {"artifacts": tuple(evidence.artifacts), "usage": self._usage(), "started": self._started}
+        end = end.model_copy(update=told)
         await patiently(functools.partial(self._records.end, self._envelope.task_id, end))
         log.info("%s: attempt %d ended: %s", self._envelope.task_id, self._number, reason)
         word = self.keeper.stop or ("evidence" if self._ended == "done" else self._ended)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, TypeAdapter
 
-from agentq.messages import Artifact, Completion, Message, Seconds, Signature, Stopped, TaskId
+from agentq.messages import Artifact, Completion, Message, Seconds, Signature, Stopped, TaskId, Usage
 
 
 def new_token() -> str:
@@ -68,7 +68,8 @@ class Lease(Message):
 class End(Message):
     """How an attempt ended without a result: whether it counts, and when the task may be tried again.
 
-    `stopped` says whether its processes are proven gone; of a dead worker's that is presumed.
+    `stopped` says whether its processes are proven gone; of a dead worker's that is presumed. `started` is False where
+    it is proven that its agent never ran, else it may have. `usage` is what it took, None of one whose worker died.
     """
 
     attempt: int
@@ -79,7 +80,9 @@ class End(Message):
     counts: bool
     retry_at: AwareDatetime | None = None
     stopped: Stopped | None = None
+    started: bool | None = None
     artifacts: tuple[Artifact, ...] = ()
+    usage: Usage | None = None
 
 
 class Proposal(Message):

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
@@ -46,6 +46,16 @@ async def cancelled(*tasks: "asyncio.Future[Any]") -> None:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=CANCEL_SECONDS)
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def unless(event: asyncio.Event, step: Coroutine[Any, Any, T]) -> T | None:
+    """What a step answers, None when the event came first: then the step is cancelled."""
+    stepping, waiting = asyncio.create_task(step), asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait({stepping, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await cancelled(stepping, waiting)
+    return None if stepping.cancelled() else stepping.result()
 
 
 def _say(what: str, state: RetryCallState) -> None:

@@ -9,19 +9,11 @@ from pydantic import ConfigDict, Field, model_validator
 from agentq.config import Settings
 from agentq.errors import Invalid, NotFound
 from agentq.messages import Name, Seconds
+from agentq.runner_sections import CommandSection, RunnerSection, as_written, section_for
 from agentq.tomlfile import Section, place_of, text_of, validated, values_of
 
 PROFILE_NAME = "worker.toml"
 PASSED_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TERM", "TMPDIR", "USER", "SHELL", "TZ", "SSL_CERT_FILE")
-
-
-class RunnerSection(Section):
-    """Which agent is started, and how."""
-
-    kind: Literal["command"] = "command"
-    command: tuple[str, ...] = ()
-    prompt: Literal["stdin", "file"] = "stdin"
-    grace_seconds: Seconds = 5.0
 
 
 class WorkspaceSection(Section):
@@ -108,7 +100,7 @@ class Profile(Section):
     agent: Name
     types: tuple[Name, ...] = ()
     irreversible: tuple[Name, ...] = ()
-    runner: RunnerSection = RunnerSection()
+    runner: RunnerSection = CommandSection()
     workspace: WorkspaceSection = WorkspaceSection()
     evidence: EvidenceSection = EvidenceSection()
     limits: LimitsSection = LimitsSection()
@@ -117,6 +109,12 @@ class Profile(Section):
     signatures: SignaturesSection = SignaturesSection()
     folder: Path
     prompt: str
+
+    def run_by(self, words: tuple[str, ...]) -> "Profile":
+        """The same worker with another agent, as `--runner` says: a kind by its name, or a command; as it is without
+        words. Raises Invalid.
+        """
+        return self.model_copy(update={"runner": section_for(words, self.runner)}) if words else self
 
 
 def profiles(settings: Settings, cwd: Path | None = None) -> dict[str, Profile]:
@@ -144,7 +142,7 @@ def load_profile(folder: Path) -> Profile:
     path = folder / PROFILE_NAME
     text, prompt = text_of(path), folder / "prompt.md"
     values = values_of(text, path) | {"folder": folder, "prompt": text_of(prompt) if prompt.is_file() else ""}
-    return validated(Profile, values, lambda keys: place_of(path, text, keys))
+    return validated(Profile, values, lambda keys: place_of(path, text, as_written(keys)))
 
 
 def _profile_folders(settings: Settings, cwd: Path) -> Iterator[Path]:

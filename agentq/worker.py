@@ -17,14 +17,16 @@ from agentq.engine import Delivery, Engine
 from agentq.errors import EngineUnavailable, Invalid, StoreUnavailable, Unavailable
 from agentq.messages import Completion, parse_envelope
 from agentq.ownership import bury_orphaned, stop_silent, this_process
-from agentq.patience import cancelled, patiently, repeated
+from agentq.patience import cancelled, patiently, repeated, unless
+from agentq.pause import Pause
 from agentq.presence import Presence
 from agentq.profile import Profile
 from agentq.proof import prove
 from agentq.pump import Pump
 from agentq.records import Records
-from agentq.runner import Runner
+from agentq.runner import Ran, Runner
 from agentq.salvage import salvage
+from agentq.sessions import Sessions
 from agentq.settle import settle
 from agentq.sweep import Sweep
 from agentq.tracing import Span, current
@@ -69,11 +71,14 @@ class Worker:
             records, terms_of(profile, this_process()), is_gone=bury_orphaned, stop_silent=stop_silent, senders=senders
         )
         scratch, repositories = data / "scratch" / profile.agent, data / "repositories"
-        self._bench = Bench(records, engine, runner, verifier, profile, self._claims, scratch, repositories)
+        sessions = Sessions(data / "sessions" / profile.agent)
+        self._bench = Bench(records, engine, runner, verifier, profile, self._claims, sessions, scratch, repositories)
         self._sweep = Sweep(records, engine, self._claims, profile.agent, self._settle)
         self._pump = Pump(records.journal, engine)
         self._presence = Presence(records.journal, engine, profile, records.store.url, self._at_work)
         self._draining = asyncio.Event()
+        self._pause = Pause()
+        self._trouble: str | None = None
         self._stopping = False
         self._over = asyncio.Event()
         self._running: set[AttemptRun] = set()
@@ -82,7 +87,8 @@ class Worker:
     async def run(self) -> None:
         """Work until drained; an engine or store that is away is waited for, in the end for a bounded time.
 
-        Raises Invalid, before anything is taken, for a store that lets two hands create one paper.
+        Raises Invalid, before anything is taken, for a store that lets two hands create one paper; Unavailable, once it
+        is drained, when its agent can do nothing here before somebody mends its login or set-up.
         """
         await self._unless_draining(patiently(functools.partial(prove, self._records.store)))
         slots = [asyncio.create_task(self._slot()) for _ in range(self._profile.limits.parallel)]
@@ -101,7 +107,12 @@ class Worker:
                 log.warning("ended without waiting any longer; what is left is healed by the next worker")
         finally:
             await cancelled(*slots, *upkeep, over)
-            await self._presence.down(why)
+            await self._presence.down(self._trouble or why)
+        if self._trouble:
+            raise Unavailable(
+                f"{self._profile.agent} can do nothing here: {self._trouble}",
+                hint="Mend its login or its settings as its user, then start the worker again; its tasks wait.",
+            )
 
     def drain(self) -> None:
         """Take nothing new and end when what runs has ended; the second call stops what runs, uncounted."""
@@ -146,18 +157,14 @@ class Worker:
                     await self._handle(delivery)
 
     async def _next(self) -> Delivery | None:
-        """The next delivery, None when draining began."""
-        return await self._unless_draining(self._engine_back(lambda: self._engine.receive(self._profile.agent)))
+        """The next delivery, None when draining or a pause began."""
+        await self._unless_draining(self._pause.over())
+        receive = self._engine_back(lambda: self._engine.receive(self._profile.agent))
+        return await self._unless_draining(self._pause.outside(receive))
 
     async def _unless_draining(self, step: Coroutine[Any, Any, T]) -> T | None:
         """What the step answers, None when draining began first."""
-        stepping = asyncio.create_task(step)
-        draining = asyncio.create_task(self._draining.wait())
-        try:
-            await asyncio.wait({stepping, draining}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await cancelled(stepping, draining)
-        return None if stepping.cancelled() else stepping.result()
+        return await unless(self._draining, step)
 
     async def _handle(self, delivery: Delivery) -> None:
         """Carry one delivery to where it may be let go of; a delivery that breaks this worker ends as a dead letter."""
@@ -205,7 +212,9 @@ class Worker:
         if self._stopping:
             attempt.keeper.ask("drained")
         try:
-            return await attempt.run()
+            verdict = await attempt.run()
+            self._heed(attempt.ran)
+            return verdict
         except Exception as error:
             log.exception("%s: attempt %d broke", task_id, number)
             span.ended("broke", type(error).__name__, masked(str(error)))
@@ -216,6 +225,17 @@ class Worker:
             self._running.discard(attempt)
             if self._draining.is_set():
                 self._after(LET_GO_SECONDS, self._let_go)
+
+    def _heed(self, ran: Ran) -> None:
+        """What an agent's end means for the tasks after it."""
+        if ran.ended == "unusable" and not self._trouble:
+            self._trouble = masked(ran.reason or ran.ended)
+            log.error("the agent can do nothing here: %s", self._trouble)
+            if not self._draining.is_set():
+                self.drain()
+        elif ran.limited and ran.not_before:
+            log.warning("nothing is taken before %s: %s", ran.not_before.isoformat("seconds"), masked(ran.reason or ""))
+            self._pause.begin(ran.not_before)
 
     async def _apply(self, verdict: Verdict, delivery: Delivery) -> None:
         await carry_out(verdict, delivery, self._engine, self._records.journal, self._settle)

@@ -1,7 +1,6 @@
 """The command runner: any program that reads a prompt, prints, and says how it went by its exit code."""
 
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,13 +13,12 @@ from agentq import request
 from agentq.errors import Invalid
 from agentq.messages import Usage, utc_now
 from agentq.runner import NOT_BEFORE, Ended, Job, Ran
-from agentq.runners.program import Over, as_stdin, find, run_program
+from agentq.runners.program import Over, as_stdin, findable, run_program, with_last_line
 
 PROMPT_FILE = "AGENTQ_PROMPT_FILE"
 EXIT_REFUSED = 65  # EX_DATAERR of sysexits.h
 EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL
 
-_REASON = 300
 _MOMENT = 64
 
 _OUTCOMES: dict[int, tuple[Ended, str | None]] = {
@@ -49,7 +47,7 @@ class CommandRunner:
 
     def check(self) -> None:
         """Raise Invalid when the program is missing or not executable; one of the workdir cannot be known before."""
-        check(self._command[0])
+        findable(self._command[0])
 
     async def run(self, job: Job) -> Ran:
         """Run the command to its end; its whole process tree is stopped first, also when this is cancelled."""
@@ -75,13 +73,6 @@ class CommandRunner:
                 yield file, job.environment
 
 
-def check(program: str) -> None:
-    """Raise Invalid when a worker could not find the program; one of the workdir cannot be known before."""
-    if Path(program).is_absolute() or os.sep not in program:
-        tools = str(Path(sys.executable).parent)  # a worker adds them to its agents' PATH
-        find(program, Path(), f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{tools}")
-
-
 def _as_it_says(over: Over, job: Job) -> Ran:
     """What its exit code means, with its last words; `not-before` turns "try again" into a moment."""
     ended, reason = _OUTCOMES.get(-1 if over.exit_code is None else over.exit_code, ("failed", over.how))
@@ -89,11 +80,6 @@ def _as_it_says(over: Over, job: Job) -> Ran:
     if until:
         ended, reason = "parked", f"asked not to be tried again before {until:%Y-%m-%d %H:%M:%S} UTC"
     return Ran(ended, reason and with_last_line(reason, over), not_before=until)
-
-
-def with_last_line(reason: str, over: Over) -> str:
-    """A reason, with the program's last words."""
-    return f"{reason}: {over.last_line}"[:_REASON] if over.last_line else reason
 
 
 def _not_before(output: Path) -> datetime | None:

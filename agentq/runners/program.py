@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from agentq.runner import Job, Ran
 _CHUNK = 64 * 1024
 _FINAL_TEXT = 64 * 1024
 _LAST_WORDS = 4 * 1024
+_REASON = 300
 _LINGER_SECONDS = 1.0
 _ABANDON_SECONDS = 0.5
 _LOOK_SECONDS = 2.0
@@ -85,6 +87,11 @@ async def run_program(
         return await _Watch(job, process, tree, output, grace, doubt).run()
 
 
+def with_last_line(reason: str, over: Over) -> str:
+    """A reason, with the program's last words."""
+    return f"{reason}: {over.last_line}"[:_REASON] if over.last_line else reason
+
+
 @contextmanager
 def as_stdin(text: str) -> Iterator[IO[bytes]]:
     """A text for a program's standard input: a file, because no file can fill up or break as a pipe can."""
@@ -92,6 +99,13 @@ def as_stdin(text: str) -> Iterator[IO[bytes]]:
         file.write(text.encode())
         file.seek(0)
         yield file
+
+
+def findable(program: str) -> None:
+    """Raise Invalid when a worker could not find the program; one of the workdir cannot be known before."""
+    if Path(program).is_absolute() or os.sep not in program:
+        tools = str(Path(sys.executable).parent)  # a worker adds them to its agents' PATH
+        find(program, Path(), f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{tools}")
 
 
 def find(program: str, workdir: Path, path: str) -> str:
