@@ -36,6 +36,10 @@ def test_a_clock_that_was_set_right_is_right() -> None:
     assert differences(beats(*wrong, *right)) == {("a", "b"): 0, ("b", "a"): 0}
 
 
+def test_a_clock_that_goes_back_is_no_witness() -> None:
+    assert differences(beats(("b", 100), ("a", 100), ("b", 40), ("a", 101), ("b", -20))) == {}
+
+
 HOSTS = ("a", "b", "c")
 
 

@@ -140,6 +140,13 @@ def test_an_attempt_whose_worker_said_that_it_ended(desk: Desk) -> None:
     assert f"{AGENT}@beta:9 has ended" in examined(desk)["lease"]["what"]
 
 
+def test_an_attempt_that_began_since_its_worker_ended_is_another_processs(desk: Desk) -> None:
+    task_id = desk.task()
+    tell(desk, said("worker_down", ago=60, host="beta", pid=9, reason="drained"))
+    tell(desk, story.claimed(task_id, desk.claim(task_id, host="beta", boot="other", pid=9)))
+    assert not examined(desk, code=0)
+
+
 def test_a_worker_whose_heartbeats_are_missing_lives_as_long_as_it_renews(desk: Desk) -> None:
     task_id = desk.task()
     claim = desk.claim(task_id)
@@ -179,6 +186,14 @@ def test_papers_that_the_log_does_not_tell(any_desk: Desk) -> None:
         claimed: "processing",
         late: "pending",
     }
+
+
+@pytest.mark.usefixtures("arrived")
+def test_a_task_that_is_not_published_yet_need_not_be_in_the_log(desk: Desk) -> None:
+    request = desk.envelope(desk.task()).model_copy(update={"task_id": "new"})
+    desk.records.marks.open("new")
+    desk.records.register(request)
+    assert set(examined(desk)) == {"unpublished"}
 
 
 @pytest.mark.usefixtures("arrived")
@@ -271,7 +286,11 @@ def test_clocks_are_not_judged_by_who_was_not_heard_of_for_an_hour(desk: Desk) -
 def test_heartbeats_that_are_read_twice_accuse_nobody(desk: Desk) -> None:
     for n in range(4):
         tell(desk, heartbeat(n, ago=400 - 100 * n, host="beta"), heartbeat(n, ago=395 - 100 * n))
-    tell(desk, heartbeat(4, ago=5, host="beta"), heartbeat(0, ago=395), heartbeat(5, ago=0, host="beta"))
+    assert not examined(desk, code=0)
+    again = [heartbeat(0, ago=395), heartbeat(1, ago=295)]
+    for n, twice in enumerate(again, 4):
+        tell(desk, heartbeat(n, ago=20 - n, host="beta"), twice)
+    tell(desk, heartbeat(6, host="beta", ago=10))
     assert not examined(desk, code=0)
 
 

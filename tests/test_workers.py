@@ -96,6 +96,11 @@ def test_a_process_that_is_gone_from_this_host_works_on_nothing_at_once(desk: De
     assert set(standing(desk, "--all")) == {f"{AGENT}@alpha:1", name}
 
 
+def test_one_that_was_up_all_the_time_took_nobodys_place(desk: Desk, dead: dict[str, object]) -> None:
+    tell(desk, said("worker_up", ago=3600, pid=1), heartbeat(ago=1, pid=1), heartbeat(ago=2, **dead))  # type: ignore[arg-type]
+    assert standing(desk) == {f"{AGENT}@alpha:1": "up", f"{AGENT}@alpha:{dead['pid']}": "gone"}
+
+
 def test_one_that_may_come_back_is_listed_beside_the_one_that_was_started_since(desk: Desk) -> None:
     tell(desk, heartbeat(ago=100), said("worker_up", ago=10, pid=8))
     assert standing(desk) == {f"{AGENT}@alpha:8": "up", ALPHA: "silent"}

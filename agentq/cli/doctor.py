@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agentq.cli.reading import counting
 from agentq.cli.terms import AsJson, Broker, Store, command, echo, echo_json, one_line, say, seconds
 from agentq.errors import AgentqError, ExitCode
 
@@ -54,7 +55,8 @@ def _repair(app: "App", findings: "Findings") -> list[str]:
         done.append(f"declared {len(asyncio.run(app.declare()).created)} missing parts of the topology")
     done += asyncio.run(app.repair(findings))
     if findings.ledger_is_wrong:
-        rebuilt = app.rebuild_ledger(lambda what, count: None)
+        with counting("making the ledger anew", "read") as progress:
+            rebuilt = app.rebuild_ledger(lambda _, count: progress(count))
         done.append(f"the ledger made anew: {rebuilt.events} events, {rebuilt.missing} tasks told by their papers")
     return done
 
