@@ -251,7 +251,7 @@ class Claims:
         over = ending(papers, self._now())
         if over:
             return self._seal(papers, *over)
-        refusal = self._other_type(papers.envelope) or self._unproven(papers)
+        refusal = self._other_type(papers.envelope) or self._unproven(papers) or self._irrevocable(papers)
         if refusal:
             return self._seal(papers, "failed", refusal, given_up=True)
         if papers.counted >= (papers.envelope.max_attempts or self.terms.max_attempts):
@@ -264,6 +264,15 @@ class Claims:
             return None
         to = papers.envelope.to
         return self._senders.refusal(papers) if to == self.terms.agent else f"it is for {to}"
+
+    def _irrevocable(self, papers: Papers) -> str | None:
+        """Why a task is not tried again by itself: what its agent may have done cannot be undone."""
+        if papers.envelope.type not in self.terms.irreversible:
+            return None
+        runs = (a.end for a in papers.earlier if isinstance(a.paper, Claim) and a.end and a.end.started is not False)
+        if (end := next(runs, None)) is None:
+            return None
+        return f"not tried again, for what attempt {end.attempt} may have done cannot be undone; it ended: {end.reason}"
 
     def _gates(self, papers: Papers) -> "Verdict | _Again | None":
         """Let go of a task with a shut gate: whoever opens the last one publishes it again."""
@@ -333,6 +342,7 @@ def end_of(
     at: datetime | None = None,
     retry_at: datetime | None = None,
     stopped: Stopped | None = None,
+    started: bool | None = None,
 ) -> End:
     """The end paper of an attempt that brought no result."""
     return End(
@@ -344,6 +354,7 @@ def end_of(
         counts=counts,
         retry_at=retry_at,
         stopped=stopped,
+        started=started,
     )
 
 

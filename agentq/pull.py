@@ -142,7 +142,7 @@ async def _hold(records: Records, engine: Engine, claims: Claims, start: Start, 
             )
             await asyncio.to_thread(commit, records, completion)
         else:
-            end = end_of(claim, claim.worker, str(error), counts=False)
+            end = end_of(claim, claim.worker, str(error), counts=False, started=False)
             await asyncio.to_thread(records.end, envelope.task_id, end)
         return None
     guard = Guard(attempt=claim.attempt, counter=1, id=guard_id(claim.token))
@@ -151,7 +151,8 @@ async def _hold(records: Records, engine: Engine, claims: Claims, start: Start, 
         lease = Lease(token=claim.token, counter=1, at=utc_now(), guard=guard.id)
         await asyncio.to_thread(records.renew, envelope.task_id, claim.attempt, lease)
     except AgentqError as error:
-        end = end_of(claim, claim.worker, f"it could not be handed out: {error}", counts=False)
+        why = f"it could not be handed out: {error}"
+        end = end_of(claim, claim.worker, why, counts=False, started=False)
         await asyncio.to_thread(records.end, envelope.task_id, end)
         raise
     await delivery.ack()

@@ -508,6 +508,8 @@ class GatedWorld(Theatre[Gated]):
         task = envelope.task_id
         if (task, number) in self.runs:
             raise Broken(f"attempt {number} of {task} runs twice")
+        if self.model.nodes[task].irreversible and any(other == task for other, _ in self.runs):
+            raise Broken(f"attempt {number} of {task} starts, and an earlier one cannot be undone")
         if envelope.to_json() != self.objects[f"tasks/{task}.json"]:
             raise Broken(f"{task} is not run as it is registered")
         attempts = self.model.attempts(task)
@@ -634,6 +636,7 @@ class GatedWorld(Theatre[Gated]):
             "not started within ": status == "expired" and not ran and bool(opened) and self.now() >= opened + ttl,
             "it needs ": status in follows,
             "tried ": status == "failed" and counted >= self.scenario.max_attempts and manifest["given_up"],
+            "not tried again": status == "failed" and node.irreversible and ran and manifest["given_up"],
             "by hand": status in ("completed", "failed") and manifest["from"] in hands,
         }
         if not any(reason.startswith(words) and holds for words, holds in grounds.items()):

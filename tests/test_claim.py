@@ -447,3 +447,45 @@ def test_a_claim_whose_fate_is_unknown_is_not_started_by_a_sweep() -> None:
         claims.pick_up(envelope.to_json(), None, NOW)
     assert isinstance(claims.decide(TASK, may_start=False), Park)
     assert isinstance(claims.decide(TASK), Start)
+
+
+# ---------------------------------------------------------------------- what cannot be undone
+
+
+@pytest.mark.promise("once-at-most")
+@pytest.mark.parametrize(
+    ("counts", "started"), [(True, True), (False, True), (False, None)], ids=["failed", "parked", "nobody knows"]
+)
+def test_what_may_have_had_effects_that_cannot_be_undone_is_not_tried_again(
+    records: Records, counts: bool, started: bool | None
+) -> None:
+    registered(records, type="deploy", requires_approval=True)
+    records.take(TASK, claim())
+    records.end(TASK, end(counts=counts).model_copy(update={"started": started}))
+    assert isinstance(claims_for(records).decide(TASK, may_start=False), Drop), "others try it again, once approved"
+    verdict = claims_for(records, irreversible=("deploy",)).decide(TASK)
+    assert isinstance(verdict, Settle)
+    assert verdict.manifest.status == "failed"
+    assert verdict.manifest.given_up
+    assert (verdict.manifest.reason or "").startswith(
+        "not tried again, for what attempt 1 may have done cannot be undone"
+    )
+    assert "it broke" in (verdict.manifest.reason or "")
+
+
+@pytest.mark.promise("once-at-most")
+def test_what_proves_never_to_have_been_started_is(records: Records) -> None:
+    registered(records, type="deploy")
+    careful = claims_for(records, irreversible=("deploy",))
+    records.take(TASK, claim())
+    records.end(TASK, end(counts=False).model_copy(update={"started": False}))
+    assert isinstance(careful.decide(TASK), Drop), "it waits for its approval, as the first one did"
+
+
+@pytest.mark.promise("once-at-most")
+def test_a_worker_that_died_may_have_started_it(records: Records) -> None:
+    registered(records, type="deploy")
+    records.take(TASK, claim())
+    verdict = claims_for(records, gone=True, irreversible=("deploy",)).decide(TASK)
+    assert isinstance(verdict, Settle)
+    assert "its worker's process died" in (verdict.manifest.reason or "")

@@ -265,6 +265,15 @@ KNOWN_OVER_GATES: dict[str, tuple[Gated, list[tuple[Turn, ...]]]] = {
         Gated(tasks=(Node("a", irreversible=True), Node("b", ("a",))), acts=(Act("cancel"), Act("approve"))),
         orders(first=0, second=2),
     ),
+    "what cannot be undone fails, or whoever runs it dies": (
+        Gated(
+            tasks=(Node("a", irreversible=True),),
+            workers=1,
+            acts=(Act("approve"),),
+            plans=(Plan(1, "failed"), Plan(1, "drained")),
+        ),
+        failures(0, "crash-before", "crash-after", "lost-answer"),
+    ),
     "a plan is cancelled while it is registered": (
         replace(SUBMITTED, acts=(Act("cancel", target=3),)),
         orders(first=0, second=2, most=12),

@@ -519,3 +519,13 @@ def test_a_daemon_and_those_who_pull_share_a_queue(any_desk: Desk) -> None:
 
 def _ended(desk: Desk, tasks: list[str]) -> Callable[[], bool]:
     return lambda: all(desk.records.manifest(task_id) for task_id in tasks)
+
+
+@pytest.mark.promise("idempotency-key")
+def test_whoever_takes_a_retry_is_told_what_it_is_again_for(desk: Desk) -> None:
+    desk.ok("init")
+    first = desk.task()
+    assert desk.json("claim", "--as", AGENT)["idempotency_key"] == first
+    desk.ok("fail", first, "--from", AGENT, "--reason", "no")
+    desk.ok("retry", first)
+    assert f"again for {first}" in desk.ok("claim", "--as", AGENT)

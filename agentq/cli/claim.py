@@ -55,10 +55,13 @@ def claim(
     if taken is None:
         say(f"nothing to do for {agent}")
         raise typer.Exit(ExitCode.NOTHING_YET)
+    from agentq.lineage import idempotency_key
+
+    key = idempotency_key(app.records, taken.start.papers.envelope)
     if json:
-        echo_json(_plain(taken))
+        echo_json(_plain(taken) | {"idempotency_key": key})
     else:
-        _print(taken, agent)
+        _print(taken, agent, key)
 
 
 def _plain(taken: "Taken") -> dict[str, Any]:
@@ -75,7 +78,7 @@ def _plain(taken: "Taken") -> dict[str, Any]:
     }
 
 
-def _print(taken: "Taken", agent: str) -> None:
+def _print(taken: "Taken", agent: str, key: str) -> None:
     papers, claim = taken.start.papers, taken.start.claim
     task = papers.envelope
     lease = span(claim.lease_seconds)
@@ -90,6 +93,8 @@ def _print(taken: "Taken", agent: str) -> None:
         if found := need.manifest:
             echo(f"it needed {need.task_id}, which is {found.status}: {found.result_ref or one_line(found.reason)}")
             echo(quoted(one_line(found.summary))) if found.summary else None
+    if key != task.task_id:
+        echo(f"again for {key}: side effects of both are one")
     for attempt in papers.earlier:
         if attempt.end:
             echo(f"attempt {attempt.number} brought nothing: {one_line(attempt.end.reason)}")

@@ -356,10 +356,10 @@ def test_an_approval_races_with_the_last_dependency(deployment: Deployment) -> N
 
 @pytest.mark.promise("approval")
 def test_a_type_that_cannot_be_undone_waits_however_it_came(deployment: Deployment) -> None:
-    """Submitted here, or published by somebody who knows of no approvals; a retry needs no other one."""
+    """Submitted here, or published by somebody who knows of no approvals."""
     deployment.profile(irreversible=["work"])
     deployment.start_worker()
-    ours = deployment.submit("[ $AGENTQ_ATTEMPT = 2 ] && { report done; exit; }", "exit 1")
+    ours = deployment.submit("report done")
     asked = foreign(deployment.agent, instructions=script("report done"), requires_approval=False)
     theirs = asked["task_id"]
     deployment.publish(Envelope.model_validate(asked), copies=3)
@@ -371,9 +371,18 @@ def test_a_type_that_cannot_be_undone_waits_however_it_came(deployment: Deployme
     assert "cannot be undone" in deployment.json("why", theirs)["reason"]
     for task in (ours, theirs):
         approve(deployment, task)
-    deployment.check(ours, starts=[1, 2], attempt=2)
-    deployment.check(theirs, starts=[1], attempt=1)
+        deployment.check(task, starts=[1], attempt=1)
     assert len([key for key in deployment.keys(f"controls/{ours}/") if "/approval-" in key]) == 1
+    rest(deployment)
+
+
+@pytest.mark.promise("approval")
+def test_another_try_of_what_was_approved_needs_no_other_approval(deployment: Deployment) -> None:
+    deployment.start_worker()
+    task = deployment.submit("[ $AGENTQ_ATTEMPT = 2 ] && { report done; exit; }", "exit 1", requires_approval=True)
+    approve(deployment, task)
+    deployment.check(task, starts=[1, 2], attempt=2)
+    assert len([key for key in deployment.keys(f"controls/{task}/") if "/approval-" in key]) == 1
     rest(deployment)
 
 
