@@ -88,6 +88,7 @@ def test_a_worktree_is_the_base_on_a_branch_of_its_own(repository: Path, folder:
     assert git(folder, "branch", "--show-current").strip() == "agentq/task-1/3"
 
 
+@pytest.mark.promise("checkout-untouched")
 def test_the_users_checkout_is_not_touched(repository: Path, folder: Path) -> None:
     def state() -> tuple[str, ...]:
         return (git(repository, "status", "--porcelain", "--branch"), git(repository, "diff", "HEAD"), config)
@@ -387,6 +388,7 @@ def test_no_hook_of_the_repository_is_run(repository: Path, folder: Path, tmp_pa
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.promise("checkout-untouched")
 def test_several_at_once(repository: Path, tmp_path: Path) -> None:
     """Without a lock of ours, two `git worktree add` at once fail now and then."""
 

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,15 +47,14 @@ def check_out(base: Base, folder: Path, index: Path, near: Path) -> None:
 
 
 def snapshot(base: Base, folder: Path, objects: Path, near: Path) -> Base:
-    """What a folder holds now, as a base whose new objects go to `objects`; `base` says what else there is.
-
-    Raises Unavailable with git's words.
+    """What a folder holds now, as a base whose new objects go to `objects`; `base` says what else there is. What git
+    ignores is left out, unless the index in the folder's own git folder knows it. Raises Unavailable with git's words.
     """
     there = {"GIT_OBJECT_DIRECTORY": str(objects)}
     (objects / "info").mkdir(parents=True, exist_ok=True)
     (objects / "info/alternates").write_bytes(alternates(base.objects))
     with _git(base, folder, near) as git:
-        git.must("add", "--all", env=there)
+        _add_all(folder, replace(git, variables={**git.variables, **there}), folder / ".git")
         tree = git.line("write-tree", env=there)
     return replace(base, id=tree, objects=(objects, *base.objects))
 
@@ -83,9 +82,7 @@ def patch_of(base: Base, folder: Path, near: Path, agents: Path | None = None) -
 def inner_repositories(base: Base, near: Path) -> dict[str, str]:
     """The repositories inside a base: the commit of each by its path."""
     with fresh(base.objects, near=near, object_format=base.object_format) as git:
-        entries = git.must("ls-tree", "-r", "-z", base.id).split(b"\0")
-    found = (os.fsdecode(entry).split("\t", 1) for entry in entries if entry.startswith(_GITLINK.encode()))
-    return {path: entry.split()[2] for entry, path in found}
+        return _links_of(base, git)
 
 
 def files_in(patch: bytes) -> int:
@@ -103,13 +100,42 @@ def _git(base: Base, folder: Path, near: Path) -> Iterator[Git]:
 def _tree_now(base: Base, folder: Path, git: Git, agents: Path | None) -> str:
     """The tree of what is in the folder. Its own index is not believed: flags in it hide changes."""
     git.must("read-tree", base.id)
-    git.must("add", "--all")
+    links = _links_of(base, git)
+    git.must("update-index", "--force-remove", "-z", "--stdin", stdin=_joined(links))
+    standing = {path: commit for path, commit in links.items() if _is_there(folder, os.fsencode(path), _is_real_folder)}
+    _add_all(folder, git, agents, standing)
+    for path, commit in standing.items():
+        _add_link(folder, git, path, commit)
+    return git.line("write-tree")
+
+
+def _links_of(base: Base, git: Git) -> dict[str, str]:
+    entries = (os.fsdecode(entry).split("\t", 1) for entry in git.must("ls-tree", "-r", "-z", base.id).split(b"\0"))
+    return {entry[1]: entry[0].split()[2] for entry in entries if entry[0].startswith(_GITLINK)}
+
+
+def _add_link(folder: Path, git: Git, path: str, commit: str) -> None:
+    """The commit that an inner repository is at; that of the base for one that is not filled in.
+
+    Not by `git add`: that looks whether a known one is modified, by a git which obeys the settings in there.
+    """
+    if (folder / path / ".git").exists():
+        git.must("update-index", "--add", "--replace", "-z", "--stdin", stdin=os.fsencode(path))
+    else:
+        git.must("update-index", "--add", "--replace", "--cacheinfo", f"{_GITLINK},{commit},{path}")
+
+
+def _add_all(folder: Path, git: Git, agents: Path | None, but: Iterable[str] = ()) -> None:
+    git.must("add", "--all", "--", ".", *(f":(top,exclude,literal){path}" for path in but))
     known = set(git.must("ls-files", "-z").split(b"\0"))
     added = [name for name in _names_in(git, agents) if name not in known and _is_there(folder, name)]
     if added:
         listed = ("--pathspec-from-file=-", "--pathspec-file-nul")
         git.must("--literal-pathspecs", "add", "--force", *listed, stdin=b"\0".join(added))
-    return git.line("write-tree")
+
+
+def _joined(paths: Iterable[str]) -> bytes:
+    return b"".join(os.fsencode(path) + b"\0" for path in paths)
 
 
 def _names_in(git: Git, agents: Path | None) -> Iterator[bytes]:
@@ -124,10 +150,19 @@ def _names_in(git: Git, agents: Path | None) -> Iterator[bytes]:
         yield from git.must("ls-files", "-z", env={"GIT_INDEX_FILE": str(index)}).split(b"\0")
 
 
-def _is_there(folder: Path, name: bytes) -> bool:
+def _is_file(path: Path) -> bool:
+    return path.is_symlink() or path.is_file()
+
+
+def _is_there(folder: Path, name: bytes, what: Callable[[Path], bool] = _is_file) -> bool:
+    """Whether a folder has that, behind no link."""
     path = folder / os.fsdecode(name)
-    beyond = any(parent.is_symlink() for parent in path.parents if parent.is_relative_to(folder) and parent != folder)
-    return bool(name) and not beyond and (path.is_symlink() or path.is_file())
+    inside = (parent for parent in path.parents if parent.is_relative_to(folder) and parent != folder)
+    return bool(name) and what(path) and not any(parent.is_symlink() for parent in inside)
+
+
+def _is_real_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _prove(base: Base, patch: bytes, tree: str, git: Git) -> None:
@@ -159,7 +194,7 @@ def _refuse_hidden_work(base: Base, folder: Path, near: Path, links: dict[str, s
             )
     for path, inner in base.inner.items():
         now = replace(inner, id=links.get(path, inner.id))
-        if now.id and (folder / path).is_dir():
+        if now.id and _is_there(folder, os.fsencode(path), _is_real_folder):
             _refuse_changes_inside(now, folder / path, near, path)
 
 

@@ -93,9 +93,10 @@ def _refuse(source: Path, folder: Path, name: str) -> None:
 def _copy(source: Path, folder: Path, name: str) -> None:
     folders.make(folder.parent)
     command = ["cp", *_SHARING, "--", str(source), str(folder)]
+    environment = {**os.environ, "LC_ALL": "C"}
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False, env=_ENVIRONMENT
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False, env=environment
         )
     except subprocess.TimeoutExpired as error:
         raise Unavailable(f"copying {name} did not end within {SECONDS:g} s") from error
@@ -104,9 +105,6 @@ def _copy(source: Path, folder: Path, name: str) -> None:
         if "Permission denied" in what:
             raise Invalid(f"{name} cannot be copied: {what}", hint="let the worker's user read all of it")
         raise Unavailable(f"{name} cannot be copied: {what}")
-
-
-_ENVIRONMENT = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
 
 
 def _separate(folder: Path, name: str) -> None:
