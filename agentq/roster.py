@@ -14,6 +14,7 @@ Standing = Literal["up", "draining", "silent", "gone", "down"]
 """`silent` was not heard of for three of its heartbeats, `gone` is a process of this host that is proven dead, and
 `down` said itself that it ends. Only what is up or draining works."""
 ORDER: tuple[Standing, ...] = ("up", "draining", "silent", "gone", "down")
+LARGEST_PID = 2**31 - 1
 FORGOTTEN_SECONDS = 3600.0
 """After how long a worker that went without a word is not spoken of any more."""
 
@@ -57,7 +58,8 @@ class Roster:
     def of(cls, ledger: Ledger, at: float | None = None) -> "Roster":
         """The roster at that moment (unix seconds), else now; raises Unavailable."""
         at = time.time() if at is None else at
-        return cls((_member(ledger, row, at) for row in ledger.workers()), at)
+        taken = _taken(ledger)
+        return cls((_member(ledger, row, taken.get(row.worker, ()), at) for row in ledger.workers()), at)
 
     def __getitem__(self, worker: str) -> Member | None:
         return next((one for one in self.members if one.row.worker == worker), None)
@@ -79,33 +81,44 @@ class Roster:
         return any((other.up_at or other.heard_at) > row.heard_at for other in later)
 
 
-def _member(ledger: Ledger, row: WorkerRow, at: float) -> Member:
+def _member(ledger: Ledger, row: WorkerRow, taken: Iterable[Work], at: float) -> Member:
+    """A worker with what it was on by its last heartbeat, what it took since, and without what has ended since."""
     standing = _standing(row, at)
-    work = tuple(_work(row.running))
-    return Member(row, standing, tuple(_up_to_date(ledger, row, work)) if standing in ("up", "draining") else work)
+    work = {one.task_id: one for one in _work(row.running)}
+    if standing in ("up", "draining"):
+        work = {task_id: one for task_id, one in work.items() if not ledger.query(_ENDED, (task_id, one.attempt))}
+    if standing != "down":
+        work = {one.task_id: one for one in taken if (one.since or 0.0) >= row.heard_at} | work
+    return Member(row, standing, tuple(work.values()))
+
+
+def _taken(ledger: Ledger) -> dict[str, list[Work]]:
+    """The attempts that have not ended, by their workers."""
+    found: dict[str, list[Work]] = {}
+    for worker, *known in map(tuple, ledger.query(_RUNNING)):
+        found.setdefault(worker, []).append(Work(*known))
+    return found
 
 
 def _standing(row: WorkerRow, at: float) -> Standing:
     if row.state == "down":
         return "down"
-    if row.boot and row.pid and row.started and is_gone(ProcessIdentity(row.boot, row.pid, row.started)):
+    if _is_gone(row):
         return "gone"
     if row.heard_at + SILENT * (row.heartbeat_seconds or HEARTBEAT_SECONDS) < at:
         return "silent"
     return "draining" if row.state == "draining" else "up"
 
 
+def _is_gone(row: WorkerRow) -> bool:
+    """Whether this host can prove that the process is dead."""
+    known = row.boot and row.started and row.pid and row.pid <= LARGEST_PID
+    return bool(known) and is_gone(ProcessIdentity(row.boot or "", row.pid or 0, row.started or "")) is True
+
+
 _ENDED = "SELECT 1 FROM tasks WHERE task_id = ? AND (outcome IS NOT NULL OR ended >= ?)"
-_TAKEN = """SELECT task_id, claimed, claimed_at, doing FROM tasks INDEXED BY by_state
-  WHERE state = 'processing' AND members = 0 AND worker = ? AND claimed_at >= ?"""
-
-
-def _up_to_date(ledger: Ledger, row: WorkerRow, work: Iterable[Work]) -> Iterator[Work]:
-    """What it works on: as its last heartbeat says, without what has ended since, and with what it took since."""
-    known = {one.task_id: one for one in work if not ledger.query(_ENDED, (one.task_id, one.attempt))}
-    for task_id, attempt, since, doing in map(tuple, ledger.query(_TAKEN, (row.worker, row.heard_at))):
-        known.setdefault(task_id, Work(task_id, attempt, since, doing or ""))
-    yield from known.values()
+_RUNNING = """SELECT worker, task_id, claimed, claimed_at, ifnull(doing, '') FROM tasks INDEXED BY by_state
+  WHERE state = 'processing' AND members = 0 AND worker IS NOT NULL"""
 
 
 def _work(running: Iterable[Any]) -> Iterator[Work]:

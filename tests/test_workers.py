@@ -132,7 +132,20 @@ def test_what_ended_since_the_last_heartbeat_is_not_worked_on_and_what_was_taken
     owner = claim.owner.model_copy(update={"host": "alpha", "pid": 7})
     tell(desk, story.claimed(taken, claim.model_copy(update={"owner": owner, "at": utc_now()})))
     (one,) = desk.json("workers")["workers"]
-    assert [(run["task_id"], run["attempt"]) for run in one["running"]] == [("unknown", 3), (taken, 1)]
+    assert {(run["task_id"], run["attempt"]) for run in one["running"]} == {("unknown", 3), (taken, 1)}
+
+
+def test_a_silent_one_was_also_on_what_it_took_after_its_last_heartbeat(desk: Desk) -> None:
+    from agentq import story
+
+    task_id = desk.task()
+    tell(desk, heartbeat(ago=50, running=[running("before")]))
+    claim = desk.claim(task_id)
+    owner = claim.owner.model_copy(update={"host": "alpha", "pid": 7})
+    tell(desk, story.claimed(task_id, claim.model_copy(update={"owner": owner})))
+    (one,) = desk.json("workers")["workers"]
+    assert one["running"] == []
+    assert {(run["task_id"], run["attempt"]) for run in one["was_running"]} == {("before", 1), (task_id, 1)}
 
 
 @pytest.mark.promise("untrusted-words")
@@ -141,6 +154,7 @@ def test_whatever_a_worker_says_is_harmless(desk: Desk) -> None:
     wrong = [7, None, {}, {"task_id": 3}, {"task_id": lie, "attempt": "x", "since": "never", "doing": [lie]}]
     tell(desk, heartbeat(running=wrong, version=lie, parallel="many", boot=7, heartbeat_seconds="x"))
     tell(desk, heartbeat(pid=8, running="all", draining=lie))
+    tell(desk, heartbeat(pid=2**40, boot=process_identity().boot, started="1"))
     done = desk.run("workers")
     assert done.code == 0, done
     assert "\x1b" not in done.out
