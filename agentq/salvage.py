@@ -7,7 +7,7 @@ from pathlib import Path
 from agentq.artifacts import evidence_prefix
 from agentq.errors import AgentqError, Invalid, StoreUnavailable
 from agentq.evidence import PATCH, TEST_OUTPUT, TRANSCRIPT, UNDONE, LateCollector
-from agentq.ownership import bury_orphaned
+from agentq.ownership import bury_orphaned, is_orphaned
 from agentq.papers import Claim
 from agentq.profile import Profile
 from agentq.proposal import read_own
@@ -17,6 +17,22 @@ from agentq.scratch import Scratch, abandoned
 from agentq.workspace import Workspace, resume_workspace
 
 log = logging.getLogger("agentq")
+
+
+def end_orphans(records: Records, folder: Path) -> None:
+    """Stop what agents of dead daemons of this host still run, as their scratches below `folder` tell.
+
+    Blocks. Raises StoreUnavailable.
+    """
+    for scratch in abandoned(folder):
+        try:
+            claim = _claim(records, scratch)
+            if claim and is_orphaned(claim) and not bury_orphaned(claim):
+                log.error("%s: something of attempt %d still runs", scratch.task_id, scratch.attempt)
+        except StoreUnavailable:
+            raise
+        except (AgentqError, OSError) as error:
+            log.error("%s: what attempt %d left cannot be looked for: %s", scratch.task_id, scratch.attempt, error)
 
 
 def salvage(records: Records, profile: Profile, folder: Path) -> None:

@@ -25,7 +25,7 @@ from agentq.proof import prove
 from agentq.pump import Pump
 from agentq.records import Records
 from agentq.runner import Ran, Runner
-from agentq.salvage import salvage
+from agentq.salvage import end_orphans, salvage
 from agentq.sessions import Sessions
 from agentq.settle import settle
 from agentq.sweep import Sweep
@@ -85,12 +85,14 @@ class Worker:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def run(self) -> None:
-        """Work until drained; an engine or store that is away is waited for, in the end for a bounded time.
+        """Work until drained, once nothing is left here of what a dead daemon's agents ran; an engine or store that is
+        away is waited for, in the end for a bounded time.
 
         Raises Invalid, before anything is taken, for a store that lets two hands create one paper; Unavailable, once it
         is drained, when its agent can do nothing here before somebody mends its login or set-up.
         """
         await self._unless_draining(patiently(functools.partial(prove, self._records.store)))
+        await self._unless_draining(patiently(functools.partial(end_orphans, self._records, self._bench.scratch)))
         slots = [asyncio.create_task(self._slot()) for _ in range(self._profile.limits.parallel)]
         steps = (self._recover(), self._sweep_forever(), self._pump.run())
         upkeep = [asyncio.create_task(step) for step in steps]
@@ -132,6 +134,13 @@ class Worker:
         for attempt in self._running:
             attempt.keeper.ask("drained")
         self._after(self._profile.runner.grace_seconds + STOP_SECONDS, self._over.set)
+
+    @property
+    def standing(self) -> str:
+        """What it does now, in a few words."""
+        until = self._pause.until
+        what = "draining" if self._draining.is_set() else f"pausing until {until:%H:%M:%SZ}" if until else "working"
+        return f"{what}: {len(self._running)} of {self._profile.limits.parallel} running"
 
     def meter(self) -> "Meter":
         """What Prometheus collects of this worker, to be made in its event loop."""
@@ -213,14 +222,15 @@ class Worker:
             attempt.keeper.ask("drained")
         try:
             verdict = await attempt.run()
-            self._heed(attempt.ran)
-            return verdict
         except Exception as error:
             log.exception("%s: attempt %d broke", task_id, number)
             span.ended("broke", type(error).__name__, masked(str(error)))
             end = end_of(start.claim, self._profile.agent, masked(f"the worker broke: {error}"))
             await patiently(functools.partial(self._records.end, task_id, end))
             return await patiently(functools.partial(self._claims.decide, task_id, may_start=False))
+        else:
+            self._heed(attempt.ran)
+            return verdict
         finally:
             self._running.discard(attempt)
             if self._draining.is_set():
@@ -234,7 +244,7 @@ class Worker:
             if not self._draining.is_set():
                 self.drain()
         elif ran.limited and ran.not_before:
-            log.warning("nothing is taken before %s: %s", ran.not_before.isoformat("seconds"), masked(ran.reason or ""))
+            log.warning("nothing is taken before %s: %s", ran.not_before.isoformat(timespec="seconds"), masked(ran.reason or ""))
             self._pause.begin(ran.not_before)
 
     async def _apply(self, verdict: Verdict, delivery: Delivery) -> None:

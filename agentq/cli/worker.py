@@ -64,13 +64,27 @@ def _words(runner: str | None) -> list[str]:
 async def _run(
     app: "App", name: str, runner: list[str], tell: Callable[[str], None], metrics: tuple[str, int] | None
 ) -> None:
+    from agentq.supervisor import Supervisor
+
+    supervisor = Supervisor()
+
+    def ready() -> None:
+        tell(f"{name}: ready")
+        supervisor.ready()
+
     async with (
-        app.worker(name, runner=runner, on_ready=lambda: _ready(name, tell)) as daemon,
+        app.worker(name, runner=runner, on_ready=ready) as daemon,
         _metered(daemon, metrics),
+        supervisor.hears(lambda: daemon.standing),
     ):
+
+        def drain() -> None:
+            supervisor.stopping()
+            daemon.drain()
+
         loop = asyncio.get_running_loop()
         for what in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(what, daemon.drain)
+            loop.add_signal_handler(what, drain)
         await daemon.run()
 
 
@@ -94,18 +108,3 @@ async def _metered(daemon: "Worker", metrics: tuple[str, int] | None) -> AsyncIt
             yield
         finally:
             await asyncio.to_thread(stack.close)  # who asks just now waits for this loop
-
-
-def _ready(name: str, tell: Callable[[str], None]) -> None:
-    tell(f"{name}: ready")
-    _notify("READY=1")
-
-
-def _notify(state: str) -> None:
-    """Tell systemd, when it listens; the protocol of sd_notify(3)."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.connect("\0" + address[1:] if address.startswith("@") else address)
-        channel.sendall(state.encode())

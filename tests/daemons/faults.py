@@ -3,7 +3,8 @@
 A fault is a sentence, such as `die before put_new attempts/*/1.json`, `die after 2 put attempts/*.lease.json` (the
 second one), `stall before put inbox/*` (until the flag `go` is there; `stalled` says that it waits), `lose after
 put_new results/*` (done, but the answer is lost; `lost` says so), `refuse before put *` (as long as the flag `away` is
-there; `refused` says so), `break before get *` (a bug, once).
+there; `refused` says so), `break before get *` (a bug, once), `hang before ack` (the whole event loop, for good;
+`hangs` says so).
 The steps of the engine are `publish task|guard`, `notify`, `dead_letter`, `receive`, `ack` and `refuse`.
 """
 
@@ -51,7 +52,7 @@ class Fault:
         """The fault that a sentence describes."""
         act, when, *step = sentence.split()
         nth = int(step.pop(0)) if step[0].isdigit() else 1
-        assert act in ("die", "stall", "lose", "refuse", "break"), sentence
+        assert act in ("die", "stall", "lose", "refuse", "break", "hang"), sentence
         assert when in ("before", "after"), sentence
         return cls(act, when, " ".join(step), nth - 1)
 
@@ -83,6 +84,9 @@ class Plan:
             elif fault.act == "break":
                 self.faults.remove(fault)
                 raise RuntimeError(f"a bug at {step}")
+            elif fault.act == "hang":
+                (self.flags / "hangs").touch()
+                time.sleep(3600)
             elif fault.act == "lose":
                 self.faults.remove(fault)
                 (self.flags / "lost").touch()
