@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agentq.errors import Invalid
 from agentq.workspace import Kind, files_in, open_workspace
 from tests.repositories import git, tree
 
@@ -20,7 +21,7 @@ NAMES = (
     *("b\udcff", "~", "'", "$HOME", "a..b", "*.txt", "[ab]", "#c", " lead", "trail ", "x.ignored"),
 )
 NAME = st.sampled_from(NAMES)
-PATH = st.lists(NAME, min_size=1, max_size=3).map("/".join)
+PATH = st.lists(NAME, min_size=1, max_size=3).map("/".join).filter(lambda path: " /" not in path)  # see the last test
 TEXT = st.lists(st.sampled_from(["one", "two", "three", "", "diff --git a/a b/a", "--- a/a", "+x", "-- ", "\\"]))
 CONTENT = st.one_of(
     TEXT.map(lambda lines: "\n".join(lines).encode()),
@@ -115,3 +116,13 @@ def test_the_patch_makes_of_the_base_exactly_the_agents_tree(
         assert files_in(patch or b"") >= (kept(origin) != kept(folder))
         work.remove()
         assert not folder.exists()
+
+
+def test_a_patch_that_git_itself_cannot_apply_is_refused_not_kept() -> None:
+    """Git writes of an empty file in a folder whose name ends in a space what it cannot read."""
+    with scene({"a": ("file", b"x")}, versioned=True) as (origin, folder):
+        work = open_workspace("git-worktree", folder=folder, task_id="t", attempt=1, repository=origin)
+        put(folder, "trail /empty", ("file", b""))
+        with pytest.raises(Invalid, match="cannot be listed: `git apply` failed"):
+            work.patch()
+        work.remove()

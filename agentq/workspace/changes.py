@@ -1,5 +1,6 @@
 """What a folder held at the start, and the patch to what it holds now; made with nothing that an agent can have set."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -20,17 +21,21 @@ _PATCH = (
 @dataclass(frozen=True, slots=True)
 class Base:
     """A commit or tree, the folders that hold its objects, the patterns of what is ignored beside the `.gitignore`s,
-    and the bases of the repositories inside it, by their path."""
+    and the bases of the repositories inside it, by their path. `index` is a copy of git's index of the folder as it was
+    filled, believed only with its digest: by it git knows what nobody has touched, and need not look into it."""
 
     id: str
     objects: tuple[Path, ...]
     object_format: str = "sha1"
     excludes: str = ""
     inner: "dict[str, Base]" = field(default_factory=dict)
+    index: Path | None = None
+    digest: str = ""
 
 
-def check_out(base: Base, folder: Path, index: Path, near: Path) -> None:
-    """Fill an empty folder with the base; no filter is run. The index is what git says of the folder from now on.
+def check_out(base: Base, folder: Path, index: Path, near: Path, own: Path) -> Base:
+    """Fill an empty folder with the base; no filter is run. The index is what git says of the folder from now on, and
+    the base that is answered knows a copy of it in the folder `own`.
 
     Raises Invalid when objects of the base are missing, else Unavailable.
     """
@@ -44,6 +49,7 @@ def check_out(base: Base, folder: Path, index: Path, near: Path) -> None:
                 f"not all of the base {base.id} is there: {error}",
                 hint="a partial clone lacks files: git fetch --refetch --no-filter",
             ) from error
+    return _with_index(base, index, own)
 
 
 def snapshot(base: Base, folder: Path, objects: Path, near: Path) -> Base:
@@ -56,7 +62,7 @@ def snapshot(base: Base, folder: Path, objects: Path, near: Path) -> Base:
     with _git(base, folder, near) as git:
         _add_all(folder, replace(git, variables={**git.variables, **there}), folder / ".git")
         tree = git.line("write-tree", env=there)
-    return replace(base, id=tree, objects=(objects, *base.objects))
+        return _with_index(replace(base, id=tree, objects=(objects, *base.objects)), folder_of(git) / "index", objects)
 
 
 def patch_of(base: Base, folder: Path, near: Path, agents: Path | None = None) -> bytes | None:
@@ -99,7 +105,7 @@ def _git(base: Base, folder: Path, near: Path) -> Iterator[Git]:
 
 def _tree_now(base: Base, folder: Path, git: Git, agents: Path | None) -> str:
     """The tree of what is in the folder. Its own index is not believed: flags in it hide changes."""
-    git.must("read-tree", base.id)
+    _start(base, git)
     links = _links_of(base, git)
     git.must("update-index", "--force-remove", "-z", "--stdin", stdin=_joined(links))
     standing = {path: commit for path, commit in links.items() if _is_there(folder, os.fsencode(path), _is_real_folder)}
@@ -107,6 +113,27 @@ def _tree_now(base: Base, folder: Path, git: Git, agents: Path | None) -> str:
     for path, commit in standing.items():
         _add_link(folder, git, path, commit)
     return git.line("write-tree")
+
+
+def _start(base: Base, git: Git) -> None:
+    """Begin with the index of the folder as it was filled, or with one that knows nothing of the files."""
+    with suppress(OSError):
+        if base.index and _digest(base.index) == base.digest:
+            shutil.copy2(base.index, folder_of(git) / "index")  # with its time, by which git knows what is too young
+            return
+    git.must("read-tree", base.id)
+
+
+def _with_index(base: Base, index: Path, own: Path) -> Base:
+    own.mkdir(parents=True, exist_ok=True)
+    digest = _digest(index)
+    shutil.copy2(index, own / f"index-{digest}")
+    return replace(base, index=own / f"index-{digest}", digest=digest)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _links_of(base: Base, git: Git) -> dict[str, str]:
@@ -193,7 +220,7 @@ def _refuse_hidden_work(base: Base, folder: Path, near: Path, links: dict[str, s
                 hint="remove its .git folder",
             )
     for path, inner in base.inner.items():
-        now = replace(inner, id=links.get(path, inner.id))
+        now = replace(inner, id=links[path], index=None) if path in links else inner
         if now.id and _is_there(folder, os.fsencode(path), _is_real_folder):
             _refuse_changes_inside(now, folder / path, near, path)
 

@@ -1,6 +1,7 @@
 """A repository of the attempt's own that only borrows another one's objects: nothing in it leads back to that one."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from agentq.workspace import folders
@@ -21,8 +22,9 @@ class Clone:
         """Check out the base on the branch in the folder, with the branches and tags of the source beside it."""
         folders.remove(self.path)
         source = Source(self.record.source, self.record.name)
-        make(self.record.base, self.path, self.path, branch=self.record.branch, source=source)
-        fill_inner(self.record.base, self.path, self.path)
+        folders.remove(self.record.own)
+        base = make(self.record.base, self.record, self.path, branch=self.record.branch, source=source)
+        self.record = replace(self.record, base=fill_inner(base, self.record, self.path))
 
     def patch(self) -> bytes | None:
         """All changes against the base: committed or not, new, deleted, binary; without what git ignores."""
@@ -31,11 +33,12 @@ class Clone:
     def remove(self) -> None:
         """Remove the folder."""
         folders.remove(self.path)
+        folders.remove(self.record.own)
         forget(self.path)
 
 
-def make(base: Base, folder: Path, near: Path, *, branch: str = "", source: Source | None = None) -> None:
-    """A clone at the base; without a branch its HEAD is the commit itself."""
+def make(base: Base, record: Record, folder: Path, *, branch: str = "", source: Source | None = None) -> Base:
+    """Make a clone at the base, for that workspace; without a branch its HEAD is the commit itself."""
     git = Git(("-C", str(folder.parent)), {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull})
     git.must("init", "--quiet", "--template=", f"--object-format={base.object_format}", "--", str(folder))
     own = folder / ".git"
@@ -50,11 +53,10 @@ def make(base: Base, folder: Path, near: Path, *, branch: str = "", source: Sour
         head = own / "refs/heads" / branch
         head.parent.mkdir(parents=True)
         head.write_text(f"{base.id}\n")
-    check_out(base, folder, own / "index", near)
+    return check_out(base, folder, own / "index", record.folder, record.own)
 
 
-def fill_inner(base: Base, folder: Path, near: Path) -> None:
+def fill_inner(base: Base, record: Record, folder: Path) -> Base:
     """Fill the submodules that the base has the objects of."""
-    for path, inner in base.inner.items():
-        make(inner, folder / path, near)
-        fill_inner(inner, folder / path, near)
+    filled = {path: make(inner, record, folder / path) for path, inner in base.inner.items()}
+    return replace(base, inner={path: fill_inner(inner, record, folder / path) for path, inner in filled.items()})

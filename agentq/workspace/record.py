@@ -61,7 +61,8 @@ def forget(folder: Path) -> None:
 
 def _base(values: dict[str, Any]) -> Base:
     inner = {path: _base(base) for path, base in values["inner"].items()}
-    return Base(**{**values, "objects": tuple(Path(path) for path in values["objects"]), "inner": inner})
+    paths = {"objects": tuple(map(Path, values["objects"])), "index": values["index"] and Path(values["index"])}
+    return Base(**{**values, **paths, "inner": inner})
 
 
 def _path(folder: Path) -> Path:

@@ -13,10 +13,14 @@ FETCH_SECONDS = 1800.0
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//|:)|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:")
 _WITH_PASSWORD = re.compile(r"[^:]+://[^/@]*:[^/@]*@")
 _REFS = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*", "+HEAD:refs/agentq/head")
-_CONFIG = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
+_FILES = {
+    "HEAD": "ref: refs/agentq/head\n",
+    "config": "[core]\n\trepositoryformatversion = 0\n\tbare = true\n",
+}
 _REFUSED = {
     "couldn't find remote ref HEAD": "a new repository needs its first commit",
     "not allowed": f"these are: {PROTOCOLS.replace(':', ', ')}",
+    "blocked": "check the URL",
     "Authentication failed": "give the worker's user a credential helper, or use ssh with a key",
     "could not read Username": "give the worker's user a credential helper, or use ssh with a key",
     "could not read Password": "give the worker's user a credential helper, or use ssh with a key",
@@ -47,8 +51,9 @@ def fetched(url: str, cache: Path, base: str | None) -> Source:
     with alone(folder):
         for part in ("objects/info", "refs"):
             (folder / part).mkdir(parents=True, exist_ok=True)
-        (folder / "HEAD").write_text("ref: refs/agentq/head\n")
-        (folder / "config").write_text(_CONFIG)  # again each time: none but ours may say what a fetch runs
+        for name, text in _FILES.items():  # again each time: none but ours may say what a fetch runs
+            (folder / f"{name}.half").write_text(text)
+            (folder / f"{name}.half").replace(folder / name)
         if not (base and _is_there(source, base)):
             _fetch(folder, url)
     return source

@@ -29,9 +29,8 @@ class Worktree:
             new = ("--no-checkout", "-b", self.record.branch)
             self._source.git.must("worktree", "add", "--quiet", *new, str(path), base.id)
         git_dir = Path(at(path).line("rev-parse", "--absolute-git-dir"))
-        check_out(base, path, git_dir / "index", path)
-        fill_inner(base, path, path)
-        self.record = replace(self.record, agents=git_dir)
+        base = check_out(base, path, git_dir / "index", path, self.record.own)
+        self.record = replace(self.record, agents=git_dir, base=fill_inner(base, self.record, path))
 
     def patch(self) -> bytes | None:
         """All changes against the base: committed or not, new, deleted, binary; without what git ignores."""
@@ -45,6 +44,7 @@ class Worktree:
 
     def _clear(self) -> None:
         folders.remove(self.path)
+        folders.remove(self.record.own)
         with self._source.alone():
             self._source.git.run("worktree", "remove", "--force", "--force", str(self.path))
             # Not `git branch -D`: that rewrites the user's config.
