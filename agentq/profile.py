@@ -145,15 +145,15 @@ def load_profile(folder: Path) -> Profile:
     return validated(Profile, values, lambda keys: place_of(path, text, as_written(keys)))
 
 
+def built_in() -> Path:
+    """The folder of the profiles that come with agentq: in the installed package, or beside it in a checkout."""
+    here = Path(__file__).parent
+    return packaged if (packaged := here / "profiles").is_dir() else here.parent / "workers"
+
+
 def _profile_folders(settings: Settings, cwd: Path) -> Iterator[Path]:
     if settings.workers and not settings.workers.is_dir():
         raise Invalid(f"workers is {settings.workers}, which is no folder", hint="Correct or remove that setting.")
-    for root in dict.fromkeys((cwd / "workers", settings.workers, _built_in())):
+    for root in dict.fromkeys((cwd / "workers", settings.workers, built_in())):
         if root and root.is_dir():
             yield from sorted(path.parent for path in root.glob(f"*/{PROFILE_NAME}"))
-
-
-def _built_in() -> Path:
-    """The profiles that come with agentq: in the installed package, or beside it in a checkout."""
-    here = Path(__file__).parent
-    return packaged if (packaged := here / "profiles").is_dir() else here.parent / "workers"

@@ -25,6 +25,7 @@ EXPECTED = {
     "agentq wait fix-17 --timeout 10m": ExitCode.WAIT_TIMEOUT,
     "agentq result fix-17": ExitCode.NOTHING_YET,
     "agentq verify": ExitCode.NOTHING_YET,
+    "agentq worker check docs-worker": ExitCode.NEEDS_MENDING,  # no tool is logged in here
     "agentq fail task-123": ExitCode.CONFLICT,  # the line before completed it
 }
 ENDLESS = ("agentq worker run", "agentq metrics serve", "agentq demo")

@@ -403,7 +403,9 @@ def test_a_profile_that_cannot_be_used(desk: Desk, text: str, words: str) -> Non
 
 def test_a_worker_that_cannot_be_started(desk: Desk) -> None:
     refused(desk.run("worker", "run", "nobody"), 4, "there is no worker profile for nobody", "Known: implementation-")
-    refused(desk.run("worker", "run", "review-worker"), 3, "names no agent to run", "AGENTQ_RUNNER")
+    desk.environment["PATH"] = "/nowhere"
+    refused(desk.run("worker", "run", "review-worker"), 3, "the program 'claude' is missing", "install it")
+    refused(desk.run("worker", "run", "review-worker", "--runner", "command"), 3, "'command' is missing")
     refused(desk.run("worker", "run", "review-worker", "--runner", "no-such-program"), 3, "no-such-program")
     refused(desk.run("worker", "run", "review-worker", "--runner", "'"), 3, "the runner's command cannot be read")
 

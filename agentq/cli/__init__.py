@@ -41,7 +41,7 @@ COMMANDS = {
     "retry": "Submit a finished task again as a new one that cites it.",
     "dlq": "Look at, retry and purge dead letters.",
     "keys": "Make keys that sign, and say whose signatures count.",
-    "worker": "Run a worker.",
+    "worker": "Make, check, install and run workers.",
     "workers": "List who is up, what each works on, and who went silent.",
     "metrics": "Serve metrics to Prometheus.",
     "store": "Bring tasks to another store; remove the evidence of old ones.",

@@ -92,7 +92,11 @@ Patience = Annotated[
 Whose = Annotated[str | None, typer.Option("--for", metavar="NAME", help="Whose inbox.", callback=checked_name)]
 Runner = Annotated[
     str | None,
-    typer.Option(metavar="COMMAND", envvar="AGENTQ_RUNNER", help="The agent's command, instead of the profile's."),
+    typer.Option(
+        metavar="COMMAND",
+        envvar="AGENTQ_RUNNER",
+        help="Another agent than the profile's: a kind of runner by its name, or a command.",
+    ),
 ]
 AgentNames = Annotated[
     list[str] | None,
@@ -115,6 +119,16 @@ AllowSecrets = Annotated[
 def command(name: str | None = None) -> typer.Typer:
     """A Typer of one module, plain and quick to print."""
     return typer.Typer(name=name, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def words(runner: str | None) -> tuple[str, ...]:
+    """What `--runner` says, in words; raises Invalid when it is not quoted as for a shell."""
+    import shlex
+
+    try:
+        return tuple(shlex.split(runner or ""))
+    except ValueError as error:
+        raise Invalid(f"the runner's command cannot be read: {error}", hint="Quote it as for a shell.") from error
 
 
 def not_before(delay: str | None, at: str | None) -> datetime | None:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import shlex
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentq.cli.terms import Broker, LogFormat, Runner, Store, command, say
-from agentq.errors import Invalid
+from agentq.cli.terms import Broker, LogFormat, Runner, Store, command, say, words
+from agentq.cli.worker_check import check
+from agentq.cli.worker_install import install
+from agentq.cli.worker_new import new
 from agentq.events import worker_id
 
 if TYPE_CHECKING:
@@ -23,9 +24,13 @@ if TYPE_CHECKING:
 app = command()
 
 
+for one in (new, check, install):
+    app.command()(one)
+
+
 @app.callback()
 def worker() -> None:
-    """Run a worker."""
+    """Make, check, install and run workers."""
 
 
 @app.command()
@@ -50,19 +55,12 @@ def run(
     tell = say if log_format == "text" else logging.getLogger("agentq").info
     with logs.last_words(log_format):
         metrics = None if metrics_port is None else (metrics_address, metrics_port)
-        asyncio.run(_run(App.load(broker=broker, store=store), name, _words(runner), tell, metrics))
+        asyncio.run(_run(App.load(broker=broker, store=store), name, words(runner), tell, metrics))
         tell(f"{name}: ended")
 
 
-def _words(runner: str | None) -> list[str]:
-    try:
-        return shlex.split(runner or "")
-    except ValueError as error:
-        raise Invalid(f"the runner's command cannot be read: {error}", hint="Quote it as for a shell.") from error
-
-
 async def _run(
-    app: "App", name: str, runner: list[str], tell: Callable[[str], None], metrics: tuple[str, int] | None
+    app: "App", name: str, runner: tuple[str, ...], tell: Callable[[str], None], metrics: tuple[str, int] | None
 ) -> None:
     from agentq.supervisor import Supervisor
 

@@ -1,0 +1,167 @@
+"""Units for systemd: the template that all workers share, and for each worker what belongs to this host and profile."""
+
+import math
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from agentq.config import FROM_ENVIRONMENT, Settings
+from agentq.errors import Conflict, Invalid
+from agentq.profile import Profile, built_in
+
+Manager = Literal["system", "user"]
+TEMPLATE = "agentq-worker@.service"
+STEPS_SINCE = 254
+"""The version of systemd from which restarts may come less and less often."""
+
+_ALONE = "# For the system's manager alone"
+_MARK = "# Written by `agentq worker install`; sha256:"
+_END_SECONDS = 60.0
+"""How long a drained worker may take to bring its evidence in and say how it ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What of this host a worker's unit depends on: who runs it, with which environment, and systemd's version."""
+
+    manager: Manager
+    user: str
+    home: Path
+    version: int
+    environ: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A file of a unit."""
+
+    path: Path
+    text: str
+
+    def write(self, *, force: bool = False) -> bool:
+        """Write it, atomically; False when it is there as it is. Raises Conflict for a file that somebody wrote or
+        changed, unless that is forced, and Invalid for one that cannot be written."""
+        try:
+            found = self.path.read_text(encoding="utf-8") if self.path.exists() else None
+            if found == self.text:
+                return False
+            if found is not None and not force and not is_ours(found):
+                raise Conflict(f"{self.path} is not as agentq wrote it", hint="Compare it, then repeat with --force.")
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            new = self.path.with_name(f".{self.path.name}.new")
+            new.write_text(self.text, encoding="utf-8")
+            new.chmod(0o644)
+            new.replace(self.path)
+        except (OSError, UnicodeDecodeError) as error:
+            hint = "Repeat it with sudo, or with --user." if isinstance(error, PermissionError) else "Look at it."
+            raise Invalid(f"{self.path} cannot be written: {error}", hint=hint) from error
+        return True
+
+
+def units(profile: Profile, settings: Settings, host: Host, folder: Path, runner: str | None) -> tuple[Unit, Unit]:
+    """The template, and the drop-in of one worker, as they belong into the manager's folder; with what the settings
+    hold that is no secret: they are to have no password in their broker's URL."""
+    drop_in = folder / f"{TEMPLATE.replace('@', f'@{profile.agent}')}.d" / "agentq.conf"
+    return (
+        Unit(folder / TEMPLATE, _marked(template(host.manager))),
+        Unit(drop_in, _marked("\n".join(_lines(profile, settings, host, runner)) + "\n")),
+    )
+
+
+def template(manager: Manager) -> str:
+    """The unit that all workers share. A user's manager can change neither the user nor what of the disk is seen."""
+    text = (built_in() / "systemd" / TEMPLATE).read_text(encoding="utf-8")
+    if manager == "system":
+        return text
+    paragraphs = [part for part in text.split("\n\n") if not part.startswith(_ALONE)]
+    return "\n\n".join(paragraphs).replace("WantedBy=multi-user.target", "WantedBy=default.target")
+
+
+def is_ours(text: str) -> bool:
+    """Whether agentq wrote a file and nobody has changed it since."""
+    first, _, rest = text.partition("\n")
+    return first == f"{_MARK}{_digest(rest)}"
+
+
+def _marked(text: str) -> str:
+    return f"{_MARK}{_digest(text)}\n{text}"
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
+
+
+# ---------------------------------------------------------------------- what belongs to this host and profile
+
+
+def _lines(profile: Profile, settings: Settings, host: Host, runner: str | None) -> Iterator[str]:
+    yield "[Service]"
+    if host.manager == "system":
+        yield f"User={host.user}"
+        for path in dict.fromkeys(_written(profile, settings, host)):
+            yield f'ReadWritePaths="-{_escaped(str(path))}"'
+    yield "ExecStart="
+    yield f'ExecStart="{_escaped(_program()).replace("$", "$$")}" worker run %i'
+    for name, value in _environment(profile, settings, host, runner).items():
+        yield f'Environment="{name}={_escaped(value)}"'
+    yield f"TimeoutStopSec={_stop_seconds(profile)}"
+    if host.version >= STEPS_SINCE:
+        yield from ("RestartSec=1", "RestartSteps=8", "RestartMaxDelaySec=5min")
+
+
+def _program() -> str:
+    """The `agentq` of this installation."""
+    return str(Path(sys.executable).with_name("agentq"))
+
+
+def _environment(profile: Profile, settings: Settings, host: Host, runner: str | None) -> dict[str, str]:
+    """What is in force here by other means than the user's own defaults, which the daemon finds by itself."""
+    given = {f"AGENTQ_{name.upper()}": _value(name, settings) for name in FROM_ENVIRONMENT}
+    given |= {"AGENTQ_BROKER_USER": settings.rabbitmq.user or "", "AGENTQ_BROKER_VHOST": settings.rabbitmq.vhost or ""}
+    said = {name: value for name, value in given.items() if host.environ.get(name)}
+    if settings.source != "defaults":
+        said["AGENTQ_CONFIG"] = settings.source
+    if profile.folder.parent != built_in():
+        said["AGENTQ_WORKERS"] = str(profile.folder.parent.absolute())
+    if runner:
+        said["AGENTQ_RUNNER"] = runner
+    folders = dict.fromkeys(host.environ.get("PATH", os.defpath).split(os.pathsep))
+    return {"PATH": os.pathsep.join(folder for folder in folders if folder.startswith("/")), **said}
+
+
+def _value(name: str, settings: Settings) -> str:
+    value = getattr(settings, name)
+    if name == "store" and "://" not in str(value):
+        return str(Path(value).absolute())
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _written(profile: Profile, settings: Settings, host: Host) -> Iterable[Path]:
+    """What the daemon and its agents write to, beside what the unit names."""
+    yield host.home
+    named = {"data": str(settings.data), "store": settings.store, "repository": profile.workspace.repository or ""}
+    if not host.environ.get("AGENTQ_DATA"):
+        del named["data"]
+    for place in named.values():
+        path = unquote(urlsplit(place).path) if place.startswith("file:") else place
+        if path.startswith("/"):
+            yield Path(path)
+
+
+def _stop_seconds(profile: Profile) -> int:
+    """Longer than the longest drain: of what runs, as far as the profile bounds it."""
+    limits, evidence = profile.limits, profile.evidence
+    longest = limits.drain_seconds or limits.timeout_seconds + (evidence.verify_seconds if evidence.verify else 0)
+    return math.ceil(longest + profile.runner.grace_seconds + _END_SECONDS)
+
+
+def _escaped(text: str) -> str:
+    """A text within double quotes in a unit."""
+    if any(ord(char) < 32 for char in text):
+        raise Invalid(f"{text!r} cannot stand in a unit", hint="Choose a path or value without control characters.")
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
