@@ -1,9 +1,10 @@
 # Two commands: `make demo` and `make test`. `make test-all` is what comes on top: the daemons and the CLI on the oldest
-# RabbitMQ of this machine, Prometheus's own tool over what it is to read, and a short search for breaking input.
+# RabbitMQ of this machine, Prometheus's own tool over what it is to read, Claude Code and Codex as agents against a stub
+# of their models, and a short search for breaking input. `make test-agents` runs every agent's tool that agentq knows.
 # Everything lives in .venv; what the machine lacks comes by its own packages.
 BIN := .venv/bin
 
-.PHONY: demo test test-all bench fuzz check clean
+.PHONY: demo test test-all test-agents bench fuzz check clean
 
 demo: .venv/demo
 	$(BIN)/agentq demo
@@ -19,7 +20,14 @@ test-all: .venv/test
 		tests/test_controls.py tests/test_plan_cli.py tests/test_pulling.py tests/test_dlq.py tests/test_doctor.py
 	tests/monitoring/install.sh
 	$(BIN)/pytest tests/monitoring
+	tests/agents/install.sh claude codex
+	TEST_AGENTS=claude,codex $(BIN)/pytest -n 2 tests/agents/runs.py tests/agents/daemons.py
 	$(MAKE) fuzz SECONDS=5
+
+test-agents: .venv/test
+	tests/brokers/install.sh
+	tests/agents/install.sh claude codex gemini qwen opencode
+	$(BIN)/pytest -n 2 tests/agents/runs.py tests/agents/daemons.py
 
 bench: .venv/test
 	tests/brokers/install.sh

@@ -88,11 +88,11 @@ class QwenSection(ToolSection):
 
 
 class OpencodeSection(ToolSection):
-    """opencode, whose own settings say what it may do, unless it is to be read-only."""
+    """opencode, whose `own` settings say what it may do, unless it may do all that they do not deny (`auto`)."""
 
     credentials: ClassVar[tuple[str, ...]] = ("OPENCODE_API_KEY", "OPENCODE_CONFIG", "OPENCODE_CONFIG_DIR")
     kind: Literal["opencode"] = "opencode"
-    permission_mode: Literal["own", "read-only"] = "own"
+    permission_mode: Literal["own", "auto", "read-only"] = "own"
 
 
 class PythonSection(StartedSection):

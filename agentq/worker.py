@@ -244,7 +244,8 @@ class Worker:
             if not self._draining.is_set():
                 self.drain()
         elif ran.limited and ran.not_before:
-            log.warning("nothing is taken before %s: %s", ran.not_before.isoformat(timespec="seconds"), masked(ran.reason or ""))
+            until = ran.not_before.isoformat(timespec="seconds")
+            log.warning("nothing is taken before %s: %s", until, masked(ran.reason or ""))
             self._pause.begin(ran.not_before)
 
     async def _apply(self, verdict: Verdict, delivery: Delivery) -> None:

@@ -305,6 +305,12 @@ async def test_output_that_is_not_utf_8_is_kept_as_it_is(job: Job) -> None:
     assert "\ufffd" in ran.final_text
 
 
+async def test_the_last_words_of_a_program_that_does_not_wait_for_its_pipe_are_heard(job: Job) -> None:
+    script = "import os, sys; os.set_blocking(1, False); sys.exit(os.write(1, b'x' * 900_000) != 900_000)"
+    ran = await python(job, script)
+    assert (ran.ended, job.transcript.stat().st_size) == ("done", 900_000)
+
+
 async def test_the_final_text_is_the_end_of_stdout_and_whole_letters(job: Job) -> None:
     ran = await python(job, "import sys; sys.stdout.write('ä' * 100_000 + 'x'); print('noise', file=sys.stderr)")
     assert ran.final_text.endswith("ääx")

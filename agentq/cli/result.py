@@ -8,7 +8,7 @@ import typer
 from agentq.cli.progress import watched
 from agentq.cli.terms import AsJson, Store, TaskId, command, echo, echo_json, hand_over, one_line, quoted, size
 from agentq.errors import EvidenceError, ExitCode, NotFound
-from agentq.messages import Completion, Doubted
+from agentq.messages import Completion, Doubted, Usage
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -97,6 +97,8 @@ def _print(coordinator: "Coordinator", manifest: Completion, *, full: bool, gone
         echo(f"unverified: {one_line(manifest.unverified_because)}; see: agentq verify {manifest.task_id}")
     if manifest.reason:
         echo(f"reason: {one_line(manifest.reason)}")
+    if took := _took(manifest.usage):
+        echo(f"took {took}")
     _print_words(coordinator, manifest, full=full, gone=gone is not None)
     for item in manifest.artifacts:
         place = "collected" if gone else coordinator.place(manifest.task_id, item)
@@ -108,6 +110,16 @@ def _print(coordinator: "Coordinator", manifest: Completion, *, full: bool, gone
     late = coordinator.late_evidence(manifest)
     if late:
         echo(f"more below artifacts/{manifest.task_id}/, of other attempts: {len(late)}")
+
+
+def _took(usage: Usage) -> str:
+    """What is known of the tokens and the cost."""
+    said = [
+        f"{usage.input_tokens} tokens in" if usage.input_tokens is not None else "",
+        f"{usage.output_tokens} out" if usage.output_tokens is not None else "",
+        f"${usage.cost_usd:.4g}" if usage.cost_usd is not None else "",
+    ]
+    return ", ".join(filter(None, said))
 
 
 def _print_words(coordinator: "Coordinator", manifest: Completion, *, full: bool, gone: bool) -> None:

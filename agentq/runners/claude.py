@@ -18,6 +18,9 @@ _KINDS: Mapping[str, Kind] = {
     "model_not_found": "setup",
     "rate_limit": "limit",
 }
+_ASKED_FOR = 60_000.0
+"""Milliseconds: it waits less between tries by itself, and so long only when the API said so."""
+MESSAGES = 100_000
 _SYNTHETIC = "<synthetic>"
 _INPUTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 _MODEL_INPUTS = ("inputTokens", "cacheCreationInputTokens", "cacheReadInputTokens")
@@ -52,7 +55,7 @@ class Claude:
 class _Reading:
     def __init__(self, job: Job, heard: Heard) -> None:
         self._job, self._heard = job, heard
-        self._messages: dict[str, Usage] = {}
+        self._messages: set[str] = set()
 
     def read(self, event: Said) -> None:
         match event["type"].text:
@@ -70,10 +73,11 @@ class _Reading:
                 self._result(event)
 
     def _system(self, event: Said) -> None:
-        self._heard.meets(event["session_id"].text)
-        if event["subtype"].text == "api_retry":
+        if event["subtype"].text == "init":
+            self._heard.meets(event["session_id"].text)
+        elif event["subtype"].text == "api_retry":
             error, status, delay = event["error"].text, event["error_status"].count, event["retry_delay_ms"].number
-            until = utc_now() + timedelta(milliseconds=delay) if delay and delay < 1e10 else None
+            until = utc_now() + timedelta(milliseconds=delay) if delay and _ASKED_FOR <= delay < 1e10 else None
             text = f"{error or 'the API failed'}{f' ({status})' if status else ''}"
             self._heard.retries(text, status, _KINDS.get(error), until)
 
@@ -108,25 +112,21 @@ class _Reading:
 
     def _spends(self, message: Said) -> None:
         """So far: the output is what each message began with, so it is less than the truth until the result."""
-        name, usage = message["id"].text, message["usage"]
-        counts = Usage(input_tokens=_sum(usage, _INPUTS), output_tokens=usage["output_tokens"].count)
-        if name and len(self._messages) < 100_000:
-            self._messages[name] = counts
-        inputs, outputs = (total(*counts) for counts in zip(*map(_tokens, self._messages.values()), strict=True))
+        name, usage, so_far = message["id"].text, message["usage"], self._heard.usage
+        if name in self._messages or len(self._messages) >= MESSAGES:
+            return  # a message comes in parts, each with the same usage
+        self._messages.add(name)
+        inputs = total(so_far.input_tokens, _sum(usage, _INPUTS))
+        outputs = total(so_far.output_tokens, usage["output_tokens"].count)
         self._heard.spent(Usage(input_tokens=inputs, output_tokens=outputs))
 
     def _result(self, event: Said) -> None:
-        self._heard.meets(event["session_id"].text)
         self._heard.spent(_usage(event))
         text, subtype = event["result"].text, event["subtype"].text
         if subtype == "success" and not event["is_error"]:
             return self._heard.ends(text)
         words = text or " ".join(error.text for error in event["errors"]) or subtype or "its result says no more"
         self._fails(words, event["api_error_status"].count, "")
-
-
-def _tokens(usage: Usage) -> tuple[int | None, int | None]:
-    return usage.input_tokens, usage.output_tokens
 
 
 def _sum(usage: Said, names: Sequence[str]) -> int | None:

@@ -1,7 +1,7 @@
 """What is known of a run while its tool is heard: words, tools at work, what it took, and how it ended."""
 
 import time
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from agentq.harmless import one_line
@@ -122,7 +122,7 @@ class Heard:
         waited = time.monotonic() - self._answered_at
         if self.trouble and self._hopeless >= HOPELESS:
             return self.trouble.ran
-        if self.trouble and self.trouble.until and self.trouble.until > utc_now() + self._left(waited):
+        if self.trouble and self.trouble.until and _seconds_to(self.trouble.until) > self._patience - waited:
             return self.trouble.ran
         if self._calls or waited < self._patience:
             return None
@@ -131,9 +131,6 @@ class Heard:
             ran = self.trouble.ran
             return Ran("try_again", f"{silent}: {ran.reason}") if ran.ended == "failed" else ran
         return Ran("try_again", silent)
-
-    def _left(self, waited: float) -> timedelta:
-        return timedelta(seconds=max(0.0, self._patience - waited))
 
     def outcome(self, over: Over) -> Ran:
         """How it ended: well only if the exit code, the tool's own last event and the absence of errors agree."""
@@ -159,6 +156,10 @@ def detail_of(inputs: Said, workdir: Path) -> str:
     """What a call is about: the first of its inputs that says that."""
     text = next((found for key in TELLING if (found := inputs[key].text)), "")
     return text[: 4 * CALL].replace(f"{workdir}/", "")
+
+
+def _seconds_to(moment: datetime) -> float:
+    return (moment - utc_now()).total_seconds()
 
 
 def _last_lines(text: str) -> str:

@@ -25,6 +25,7 @@ class Opencode:
         """The program and its arguments."""
         section = self._section
         words = [*(section.command or ("opencode",)), "run", "--format", "json", "--dir", str(job.workdir)]
+        words += ["--auto"] if section.permission_mode == "auto" else []
         words += ["-m", section.model] if section.model else []
         words += ["-s", job.session.id] if job.session else []
         return [*words, *section.args]

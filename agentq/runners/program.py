@@ -1,6 +1,7 @@
 """A program that runs as an agent: started as a tree of its own, heard, bounded, and stopped with all of it."""
 
 import asyncio
+import fcntl
 import functools
 import os
 import re
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +21,7 @@ from agentq.processes import ProcessTree, start
 from agentq.runner import Job, Ran
 
 _CHUNK = 64 * 1024
+_PIPE = 1024 * 1024
 _FINAL_TEXT = 64 * 1024
 _LAST_WORDS = 4 * 1024
 _REASON = 300
@@ -285,6 +287,7 @@ class _Pipe:
         self._cut = False
         self._read_end, self.write_end = os.pipe()
         os.set_blocking(self._read_end, False)
+        _widen(self.write_end)
         self.ended = asyncio.Event()
         asyncio.get_running_loop().add_reader(self._read_end, self._ready)
 
@@ -318,6 +321,13 @@ class _Pipe:
         self._tail += chunk
         self._cut = self._cut or len(self._tail) > self._keep
         del self._tail[: -self._keep]
+
+
+def _widen(pipe: int) -> None:
+    """Some programs do not wait at their end until their last words are written: what does not fit in is lost."""
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with suppress(OSError):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
 
 
 def _left(seconds: float | None, since: float) -> float:

@@ -1,16 +1,17 @@
 """Qwen Code, headless: `qwen -o stream-json`."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from agentq.messages import Usage
 from agentq.runner import Job
 from agentq.runner_sections import QwenSection
 from agentq.runners.heard import Heard, detail_of
-from agentq.runners.said import Said
+from agentq.runners.said import Said, total
 from agentq.runners.stream import Reader
 
-_ERROR = "[API Error"
-"""How an answer begins that is none; the tool takes it for one, and says that all went well."""
+_ERROR = re.compile(r"\[API Error\b[^\]]*\]?\s*\Z")
+"""How an answer ends that is none; the tool takes it for one, and says that all went well."""
 
 
 class Qwen:
@@ -47,6 +48,7 @@ class _Reading:
             case "system":
                 self._heard.meets(event["session_id"].text)
             case "assistant":
+                self._spends(event["message"])
                 for block in event["message"]["content"]:
                     self._block(block, final=not event["parent_tool_use_id"])
             case "user":
@@ -56,11 +58,16 @@ class _Reading:
             case "result":
                 self._result(event)
 
+    def _spends(self, message: Said) -> None:
+        more, so_far = _usage(message["usage"]), self._heard.usage
+        inputs = total(so_far.input_tokens, more.input_tokens)
+        self._heard.spent(Usage(input_tokens=inputs, output_tokens=total(so_far.output_tokens, more.output_tokens)))
+
     def _block(self, block: Said, *, final: bool) -> None:
         text = block["text"].text
         match block["type"].text:
-            case "text" if text.lstrip().startswith(_ERROR):
-                self._heard.fails(text)
+            case "text" if error := _ERROR.search(text):
+                self._heard.fails(error[0])
             case "text":
                 self._heard.says(text, final=final)
             case "tool_use":
@@ -70,11 +77,16 @@ class _Reading:
                 self._heard.goes_on()
 
     def _result(self, event: Said) -> None:
-        self._heard.meets(event["session_id"].text)
-        usage, text = event["usage"], event["result"].text
-        self._heard.spent(Usage(input_tokens=usage["input_tokens"].count, output_tokens=usage["output_tokens"].count))
-        if event["subtype"].text == "success" and not event["is_error"] and not text.lstrip().startswith(_ERROR):
+        text = event["result"].text
+        if not self._job.session:  # of a session that was resumed it counts more than there was
+            self._heard.spent(_usage(event["usage"]))
+        error = _ERROR.search(text)
+        if event["subtype"].text == "success" and not event["is_error"] and not error:
             return self._heard.ends(text)
         known = self._heard.trouble
         told = text or event["error"]["message"].text or (known.text if known else event["subtype"].text)
         self._heard.fails(told or "its result says no more")
+
+
+def _usage(counts: Said) -> Usage:
+    return Usage(input_tokens=counts["input_tokens"].count, output_tokens=counts["output_tokens"].count)
