@@ -92,11 +92,12 @@ class Collector:
         self._quota.used += artifact.bytes
         self.evidence.artifacts.append(artifact)
 
-    def add_output(self, output: Path) -> None:
+    def add_output(self, output: Path, reserved: Iterable[str] = ()) -> None:
         """Put every regular file that the agent left in its output folder; links, `not-before` and its proposal are
-        left out. One that cannot be read is a fault of the evidence, and so are too many.
+        left out. One that has a name which is taken or `reserved` gets another; one that cannot be read is a fault of
+        the evidence, and so are too many.
         """
-        taken = {artifact.name for artifact in self.evidence.artifacts} | _PAPERS
+        taken = {artifact.name for artifact in self.evidence.artifacts} | _PAPERS | set(reserved)
         found, faults = _files(output)
         self.evidence.faults += faults
         for path in found:

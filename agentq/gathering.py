@@ -110,7 +110,7 @@ class Gathering:
 
     def _add_agents(self, own: Collector, ran: Ran, proposal: Proposal | None) -> tuple[Evidence, str]:
         collector = own.copy()
-        collector.add_output(self._scratch.output)
+        collector.add_output(self._scratch.output, self._reserved())
         evidence, asked = collector.evidence, self._asked()
         summary = self._summary(evidence, proposal, ran)
         report = report_text(evidence, ran.final_text, summary)
@@ -119,6 +119,11 @@ class Gathering:
         self._add_sections(collector, asked)
         evidence.require((REPORT, *asked))
         return evidence, summary
+
+    def _reserved(self) -> set[str]:
+        """What this worker makes itself, also when there is none this time: no claim stands in for it."""
+        patch = {PATCH} if self._profile.workspace.kind in ("git-worktree", "copy") else set()
+        return patch | ({TEST_OUTPUT} if self._profile.evidence.verify else set())
 
     def _asked(self) -> tuple[str, ...]:
         return (*self._envelope.expected_output.artifacts, *self._profile.evidence.artifacts)
