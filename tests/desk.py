@@ -128,13 +128,14 @@ class Desk:
         return claim
 
     def finish(self, task_id: str, status: Outcome = "completed", *, settled: bool = True, **more: Any) -> Completion:
-        """Carry out an attempt; `more` may hold a summary, a reason, whether it is verified, and pieces of evidence."""
+        """Carry out an attempt; `more` may hold a summary, a reason, whether it is verified, and pieces of evidence,
+        made by the agent unless `made_by` says otherwise."""
         claim, papers = self.claim(task_id), self.records.papers(task_id)
         assert papers
         prefix = evidence_prefix(task_id, claim.attempt)
-        pieces = {"report": b"All done.\n"} | more.pop("evidence", {})
+        pieces, made_by = {"report": b"All done.\n"} | more.pop("evidence", {}), more.pop("made_by", {})
         artifacts = tuple(
-            self.records.artifacts.add(prefix, name, data, suffix=".md", made_by="agent")
+            self.records.artifacts.add(prefix, name, data, suffix=".md", made_by=made_by.get(name, "agent"))
             for name, data in pieces.items()
         )
         says: dict[str, Any] = {"verified": status == "completed", "summary": "Did it.", "artifacts": artifacts} | more

@@ -363,10 +363,26 @@ def test_result_prints_what_an_agent_says_as_an_agents_words(desk: Desk) -> None
         "| # Report",
         "|",
         "| agentq: trust me",
-        f"report            27 B  by agent   file://{desk.shared}/artifacts/fix-1/1/report.md",
-        f"patch              4 B  by agent   file://{desk.shared}/artifacts/fix-1/1/patch.md",
+        f"report            27 B  claimed  file://{desk.shared}/artifacts/fix-1/1/report.md",
+        f"patch              4 B  claimed  file://{desk.shared}/artifacts/fix-1/1/patch.md",
     ]
     assert desk.json("result", task_id)["summary"] == "It works."
+
+
+@pytest.mark.promise("checked-or-claimed")
+def test_result_tells_what_was_checked_from_what_is_claimed(desk: Desk) -> None:
+    task_id = desk.task("--id", "fix-1")
+    desk.finish(task_id, evidence={"report": b"# Report", "patch": b"diff"}, made_by={"patch": "daemon"})
+    lines = desk.ok("result", task_id).splitlines()
+    assert [line.split()[:4] for line in lines[-2:]] == [
+        ["report", "8", "B", "claimed"],
+        ["patch", "4", "B", "checked"],
+    ]
+    told = desk.json("result", task_id)
+    assert (told["checked"], told["claimed"]) == (["patch"], ["report"])
+    desk.task("--id", "review-1")
+    desk.finish("review-1", evidence={"report": b"# Report", "undone": b"diff"}, made_by={"undone": "daemon"})
+    assert "which was undone: agentq result review-1 --artifact undone" in desk.ok("result", "review-1")
 
 
 def test_result_cuts_a_long_report_unless_asked_for_all_of_it(desk: Desk) -> None:

@@ -8,7 +8,7 @@ import typer
 from agentq.cli.progress import watched
 from agentq.cli.terms import AsJson, Store, TaskId, command, echo, echo_json, hand_over, one_line, quoted, size
 from agentq.errors import EvidenceError, ExitCode, NotFound
-from agentq.messages import Completion, Doubted, Usage
+from agentq.messages import Artifact, Completion, Doubted, Usage
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -48,7 +48,7 @@ def result(
     else:
         gone = _check(coordinator, manifest, full=full)
         if json:
-            echo_json(manifest.model_copy(update={"collected_at": gone}) if gone else manifest)
+            echo_json(_whole(manifest, gone))
         else:
             _print(coordinator, manifest, full=full, gone=gone)
     raise typer.Exit(OUTCOME_CODES[manifest.status])
@@ -64,6 +64,19 @@ def _check(coordinator: "Coordinator", manifest: Completion, *, full: bool) -> "
             raise
         return gone
     return None
+
+
+def _whole(manifest: Completion, gone: "datetime | None") -> dict[str, object]:
+    """The manifest, and which of its evidence the worker made itself."""
+    names: dict[str, list[str]] = {"checked": [], "claimed": []}
+    for item in manifest.artifacts:
+        names[_how(item)].append(item.name)
+    collected = {"collected_at": gone.isoformat()} if gone else {}
+    return {**manifest.model_dump(mode="json", by_alias=True), **collected, **names}
+
+
+def _how(item: Artifact) -> str:
+    return "checked" if item.made_by == "daemon" else "claimed"
 
 
 def _one(coordinator: "Coordinator", manifest: Completion, name: str, *, path: bool, json: bool) -> None:
@@ -102,8 +115,10 @@ def _print(coordinator: "Coordinator", manifest: Completion, *, full: bool, gone
     _print_words(coordinator, manifest, full=full, gone=gone is not None)
     for item in manifest.artifacts:
         place = "collected" if gone else coordinator.place(manifest.task_id, item)
-        name, maker = one_line(item.name), one_line(item.made_by)
-        echo(f"{name:<12} {size(item.bytes):>9}  by {maker:<6}  {one_line(place)}")
+        echo(f"{one_line(item.name):<12} {size(item.bytes):>9}  {_how(item)}  {one_line(place)}")
+    if manifest.artifact("undone"):
+        see = f"agentq result {manifest.task_id} --artifact undone"
+        echo(f"it changed files that were only for reading, which was undone: {see}")
     if gone:
         echo(f"its evidence was collected on {gone:%Y-%m-%d}; the summary is what is left")
         return
