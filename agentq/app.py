@@ -324,13 +324,19 @@ class App(Observer):
 
     @contextlib.asynccontextmanager
     async def worker(
-        self, name: str, *, runner: Sequence[str] = (), on_ready: Callable[[], None] = lambda: None
+        self,
+        name: str,
+        *,
+        runner: Sequence[str] = (),
+        on_ready: Callable[[], None] = lambda: None,
+        keep: bool = False,
     ) -> AsyncIterator["Worker"]:
         """A worker for an agent's profile; raises NotFound without one, Invalid when its agent cannot be started."""
         from agentq.runners.making import make_runners
         from agentq.worker import Worker
 
         profile = find_profile(name, self.settings).run_by(tuple(runner))
+        profile = profile.keeping() if keep else profile
         agent, verifier = make_runners(profile)
         signer, senders = of_worker(self.keyring, profile)
         records = Records(self.store, signer, self._journal)

@@ -15,7 +15,7 @@ from agentq.context import Context, context_at, read_context
 from agentq.errors import Invalid
 from agentq.messages import Envelope, is_key
 from agentq.planfile import PLAN_LIMIT, Faults, Node, name_of, parse
-from agentq.request import DO_CONTEXT, ahead, fit, moment, seconds
+from agentq.request import DO_CONTEXT, ahead, fit, is_url, moment, seconds
 from agentq.store import Store
 
 TASKS_LIMIT = 1000
@@ -247,9 +247,9 @@ class _Reader:
 
     def _repo(self, node: Node) -> str:
         text = node.text()
-        if not text.strip() or "://" in text:
-            raise Invalid(f"{text!r} is no folder", hint="Name a clone on the worker's machine.")
-        return str(self._on_path(text, Path.resolve))
+        if not text.strip():
+            raise Invalid("it is empty", hint="Name a folder on the worker's machine, or a URL.")
+        return text if is_url(text) else str(self._on_path(text, Path.resolve))
 
     def _on_path(self, text: str, act: Callable[[Path], T]) -> T:
         """What comes of a path that is relative to the file."""

@@ -110,6 +110,10 @@ class Profile(Section):
     folder: Path
     prompt: str
 
+    def keeping(self) -> "Profile":
+        """The same worker, which leaves what its attempts leave on the machine."""
+        return self.model_copy(update={"workspace": self.workspace.model_copy(update={"keep": True})})
+
     def run_by(self, words: tuple[str, ...]) -> "Profile":
         """The same worker with another agent, as `--runner` says: a kind by its name, or a command; as it is without
         words. Raises Invalid.

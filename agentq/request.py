@@ -14,6 +14,7 @@ ROOM = 1536
 """Bytes of an envelope that are left for what registering adds."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//|:)|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw]?)")
 
 
@@ -26,6 +27,11 @@ def seconds(flag: str, text: str) -> float:
     if value > LONGEST_SECONDS:
         raise Invalid(f"{flag} {text!r} is too long", hint=f"At most {LONGEST_SECONDS // 86400} days.")
     return value
+
+
+def is_url(repository: str) -> bool:
+    """Whether that names a repository by URL (also `user@host:path`), not a folder here."""
+    return bool(_URL.match(repository))
 
 
 def moment(flag: str, text: str) -> datetime:

@@ -235,7 +235,7 @@ KEYS: list[tuple[dict[str, Any], str]] = [
     ({"format": ""}, "tasks.a.format"),
     ({"labels": ["x"]}, "tasks.a.labels: it should be a mapping of names to texts, not a list"),
     ({"labels": {"a": ["b"]}}, "tasks.a.labels: it should be a text, not a list"),
-    ({"repo": "https://example.org/x.git"}, "tasks.a.repo: 'https://example.org/x.git' is no folder"),
+    ({"repo": " "}, "tasks.a.repo: it is empty"),
     ({"repo": "\0"}, "tasks.a.repo: '\\x00' is no path"),
     ({"requires_approval": "perhaps"}, "tasks.a.requires_approval: it should be a valid boolean"),
     ({"run_if": "always"}, "tasks.a.run_if: there is nothing that it waits for"),

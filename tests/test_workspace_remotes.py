@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from agentq.errors import AgentqError, Invalid, Unavailable
+from agentq.request import is_url
 from agentq.workspace import Kind, Workspace, open_workspace
-from agentq.workspace.remote import is_url
 from tests.repositories import applied, git, repository, tree
 
 __all__ = ["repository"]

@@ -94,7 +94,7 @@ def submit(
     output_format: Annotated[str, typer.Option("--format", metavar="NAME", help="The report's format.")] = "markdown",
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label. Repeatable.")] = None,
     repo: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="The git repository to work on (label repo).")
+        str | None, typer.Option(metavar="PLACE", help="The folder or URL of the repository to work on (label repo).")
     ] = None,
     base: Annotated[
         str | None, typer.Option(metavar="REVISION", help="The revision to start from (label base).")
@@ -250,6 +250,8 @@ def _is_pair(text: str) -> bool:
 
 
 def _folder(repo: str) -> str:
-    if not repo.strip() or "://" in repo:
-        raise Invalid(f"--repo {repo!r} is no folder", hint="Name a clone on the worker's machine.")
-    return str(Path(repo).resolve())
+    from agentq.request import is_url
+
+    if not repo.strip():
+        raise Invalid("--repo is empty", hint="Name a folder on the worker's machine, or a URL.")
+    return repo if is_url(repo) else str(Path(repo).resolve())

@@ -44,6 +44,9 @@ def run(
         typer.Option(metavar="PORT", help="Serve its metrics to Prometheus.", min=0, max=65535, show_default=False),
     ] = None,
     metrics_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Where it serves them.")] = "127.0.0.1",
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave on this machine what attempts leave.")
+    ] = False,
     broker: Broker = None,
     store: Store = None,
 ) -> None:
@@ -55,12 +58,18 @@ def run(
     tell = say if log_format == "text" else logging.getLogger("agentq").info
     with logs.last_words(log_format):
         metrics = None if metrics_port is None else (metrics_address, metrics_port)
-        asyncio.run(_run(App.load(broker=broker, store=store), name, words(runner), tell, metrics))
+        asyncio.run(_run(App.load(broker=broker, store=store), name, words(runner), tell, metrics, keep=keep))
         tell(f"{name}: ended")
 
 
 async def _run(
-    app: "App", name: str, runner: tuple[str, ...], tell: Callable[[str], None], metrics: tuple[str, int] | None
+    app: "App",
+    name: str,
+    runner: tuple[str, ...],
+    tell: Callable[[str], None],
+    metrics: tuple[str, int] | None,
+    *,
+    keep: bool,
 ) -> None:
     from agentq.supervisor import Supervisor
 
@@ -71,7 +80,7 @@ async def _run(
         supervisor.ready()
 
     async with (
-        app.worker(name, runner=runner, on_ready=ready) as daemon,
+        app.worker(name, runner=runner, on_ready=ready, keep=keep) as daemon,
         _metered(daemon, metrics),
         supervisor.hears(lambda: daemon.standing),
     ):

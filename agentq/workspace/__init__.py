@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from agentq.errors import Invalid
+from agentq.request import is_url
 from agentq.workspace import folders, remote
 from agentq.workspace.changes import files_in
 from agentq.workspace.clone import Clone
@@ -156,7 +157,7 @@ def _of(record: Record, notes: tuple[str, ...] = ()) -> _Opened:
 
 
 def _of_repository(kind: Kind, record: Record, repository: str, base: str | None, cache: Path) -> Record:
-    if remote.is_url(repository):
+    if is_url(repository):
         return _checked_out("clone", record, remote.fetched(repository, cache, base), base)
     path = Path(repository).absolute()
     if kind == "copy" or (kind == "read-only" and base is None and path.is_dir() and not _is_repository(path)):

@@ -10,7 +10,6 @@ from agentq.workspace.git import PROTOCOLS, Git, words
 from agentq.workspace.source import Source, alone
 
 FETCH_SECONDS = 1800.0
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//|:)|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:")
 _WITH_PASSWORD = re.compile(r"[^:]+://[^/@]*:[^/@]*@")
 _REFS = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*", "+HEAD:refs/agentq/head")
 _FILES = {
@@ -31,11 +30,6 @@ _REFUSED = {
     "Repository not exported": "check the URL",
     "access denied": "check the URL, and whether the worker's user may read it",
 }
-
-
-def is_url(repository: str) -> bool:
-    """Whether that names a repository by URL (also `user@host:path`), not a folder here."""
-    return bool(_URL.match(repository))
 
 
 def fetched(url: str, cache: Path, base: str | None) -> Source:
