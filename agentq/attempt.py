@@ -154,7 +154,7 @@ class AttemptRun:
             environment={**credentials(profile), **job.environment},
             silence_seconds=limits.silence_seconds,
             heard=self.telling.hear,
-            doing=self.telling.progress,
+            doing=lambda words: self.telling.progress(masked(words)),
             spent=self._spends,
             met=functools.partial(self._meets, work),
         )

@@ -24,13 +24,9 @@ node_version() { node --version 2>/dev/null | sed 's/^v\([0-9]*\).*/\1/'; }
 
 # A machine without npm, or with an old one, gets both from a wheel.
 get_node() {
-    [ ! -d "$root/node" ] || return 0
-    building=$(mktemp -d "$root/node.building.XXXXXX")
-    "$python" -m venv "$building" && "$building/bin/pip" install -q --disable-pip-version-check "$node" ||
-        die "npm is missing, and $node cannot be installed"
-    rm -rf "$building"
-    "$python" -m venv "$root/node" # its scripts know where they are, so it cannot be moved there
-    "$root/node/bin/pip" install -q --disable-pip-version-check "$node"
+    [ ! -x "$root/node/bin/npm" ] || return 0
+    "$python" -m venv "$root/node"
+    "$root/node/bin/pip" install -q --disable-pip-version-check "$node" || die "npm is missing, and $node cannot be installed"
 }
 
 get() {

@@ -36,9 +36,9 @@ class Installed:
         self.home.mkdir(parents=True, exist_ok=True)
         node = CACHE / "node" / "bin"
         path = [
-            str(CACHE / self.kind / "node_modules" / ".bin"),
+            str(CACHE / self.kind / "node_modules/.bin"),
+            *([str(node)] if node.exists() else ()),
             os.environ["PATH"],
-            *([str(node)] if node.exists() else []),
         ]
         return {
             "PATH": os.pathsep.join(path),

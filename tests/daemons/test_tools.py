@@ -15,6 +15,7 @@ from agentq.messages import utc_now
 from agentq.papers import Claim
 from agentq.sessions import Sessions
 from tests.daemons.harness import Deployment, until
+from tests.daemons.test_telling import of, printed, read
 
 SESSION = "0d5e7e3e-0000-4000-8000-000000000001"
 
@@ -96,6 +97,21 @@ def test_its_session_is_kept_on_this_host_until_the_task_has_its_result(deployme
     deployment.start_worker()
     deployment.check(task, starts=[1, 2], attempt=2)
     assert sessions.of(task) is None
+    deployment.rest()
+
+
+@pytest.mark.promise("told-masked")
+def test_what_it_does_is_told_without_what_looks_like_a_credential(deployment: Deployment) -> None:
+    deployment.start_worker()
+    key = "ghp_" + "a1B2c3D4e5F6g7H8i9J0" + "k1L2m3N4o5P6q7R8"
+    call = {"type": "tool_use", "id": "c1", "name": "Bash", "input": {"command": f"push with {key} now"}}
+    task = deployment.submit(INIT, event(type="assistant", message={"content": [call]}), DONE, allow_secrets=True)
+    deployment.check(task, starts=[1], attempt=1)
+    until(lambda: of(read(deployment), task, "settled"), "the whole walk in the log")
+    said = [event.data["text"] for event in of(read(deployment), task, "progress")]
+    assert any(words.startswith("Bash: push with") for words in said), said
+    assert key not in str(said)
+    assert key not in printed(deployment, task)
     deployment.rest()
 
 
