@@ -120,7 +120,8 @@ def abandoned(folder: Path) -> Iterator[Scratch]:
 
     A lock without folders, of one that died while it made or removed them, is removed.
     """
-    for root in sorted({path.with_suffix("") for path in folder.glob("*/*")}):
+    tasks = [path for task in _inside(folder) for path in _inside(task)]
+    for root in sorted({path.with_suffix("") for path in tasks}):
         if root.name.isdigit():
             scratch = Scratch(folder, root.parent.name, int(root.name))
             with _held(scratch) as mine:
@@ -130,6 +131,14 @@ def abandoned(folder: Path) -> Iterator[Scratch]:
                     yield scratch
                 elif mine:
                     scratch.remove()
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What is in a folder; nothing in one that its own daemon removes at this moment."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _remove_tree(folder: Path) -> None:
