@@ -390,7 +390,7 @@ def test_places_that_cannot_be_used(desk: Desk, flag: str, value: str, words: st
         ('agent = "x"\n[limits]\nsweep_seconds = inf\n', "line 3: limits.sweep_seconds: it should be less than"),
         ('agent = "x"\n[evidence]\nartifacts = ["a/b"]\n', "line 3: evidence.artifacts.0: letters, digits"),
         ('agent = "x"\n[environment]\nset = { A = 1 }\n', "line 3: environment.set.A: it should be a valid string"),
-        ('agent = "x"\n[workspace]\nkind = "docker"\n', "line 3: workspace.kind: it should be 'none' or"),
+        ('agent = "x"\n[workspace]\nkind = "docker"\n', "line 3: workspace.kind: it should be 'none', 'git-worktree'"),
     ],
 )
 def test_a_profile_that_cannot_be_used(desk: Desk, text: str, words: str) -> None:
