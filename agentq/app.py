@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from agentq.dead_letters import DeadLetters
     from agentq.doctor import Findings
     from agentq.hands import Hands
-    from agentq.metrics import Exporter
+    from agentq.observing.metrics import Exporter
+    from agentq.observing.queues import Queues
     from agentq.papers import Claim
     from agentq.puller import Puller
-    from agentq.queues import Queues
     from agentq.rebuild import Rebuilt
     from agentq.transfer import Transfer
     from agentq.why import Queue, Why
@@ -249,7 +249,7 @@ class App(Observer):
         """What waits in the engine for these agents, None when it does not answer."""
         import asyncio
 
-        from agentq.queues import count
+        from agentq.observing.queues import count
 
         async def ask() -> "Queues":
             async with self.engine() as engine:
@@ -262,7 +262,7 @@ class App(Observer):
 
     def exporter(self) -> "Exporter":
         """What Prometheus collects of this broker and namespace."""
-        from agentq.metrics import Exporter
+        from agentq.observing.metrics import Exporter
 
         return Exporter(self.ledger, self.engine, self.agents.names)
 

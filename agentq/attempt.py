@@ -32,7 +32,7 @@ from agentq.runner import Ended, Job, Ran, Runner, Session
 from agentq.scratch import Scratch
 from agentq.sessions import Sessions
 from agentq.surroundings import credentials, surroundings
-from agentq.telling import Telling
+from agentq.telling.attempt import Telling
 from agentq.tracing import Span, current
 from agentq.verdict import Settle, Start, Verdict
 from agentq.workspace import Workspace, open_workspace

@@ -10,11 +10,11 @@ from agentq.commit import REPORT
 from agentq.errors import Invalid
 from agentq.harmless import one_line
 from agentq.messages import SUMMARY_LIMIT, Artifact, shorten
-from agentq.note import NOTE
 from agentq.proposal import PROPOSAL
 from agentq.quota import Quota
 from agentq.records import Records
 from agentq.runner import NOT_BEFORE
+from agentq.telling.note import NOTE
 
 PATCH, TEST_OUTPUT, TRANSCRIPT, SUMMARY = "patch", "test-output", "transcript", "summary"
 UNDONE = "undone"

@@ -19,22 +19,22 @@ from agentq.messages import Completion, parse_envelope
 from agentq.ownership import bury_orphaned, stop_silent, this_process
 from agentq.patience import cancelled, patiently, repeated, unless
 from agentq.pause import Pause
-from agentq.presence import Presence
 from agentq.profile import Profile
 from agentq.proof import prove
-from agentq.pump import Pump
 from agentq.records import Records
 from agentq.runner import Ran, Runner
 from agentq.salvage import end_orphans, salvage
 from agentq.sessions import Sessions
 from agentq.settle import settle
 from agentq.sweep import Sweep
+from agentq.telling.presence import Presence
+from agentq.telling.pump import Pump
 from agentq.tracing import Span, current
 from agentq.trust import Senders
 from agentq.verdict import LookAgain, Refuse, Start, Verdict
 
 if TYPE_CHECKING:
-    from agentq.meter import Meter
+    from agentq.telling.meter import Meter
 
 log = logging.getLogger("agentq")
 
@@ -144,7 +144,7 @@ class Worker:
 
     def meter(self) -> "Meter":
         """What Prometheus collects of this worker, to be made in its event loop."""
-        from agentq.meter import Meter
+        from agentq.telling.meter import Meter
 
         agent = self._profile.agent
         return Meter(agent, self._records.journal, self._presence, lambda: self._engine.depth(agent))

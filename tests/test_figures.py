@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentq.events import Event
-from agentq.figures import Figures, Now, Spread, Used, Window, figures
 from agentq.ledger import Ledger, Shelf
+from agentq.observing.figures import Figures, Now, Spread, Used, Window, figures
 from tests.desk import Desk
 from tests.tales import START, at, attempt_ended, claimed, ended, event, life, submitted
 

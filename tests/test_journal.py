@@ -15,7 +15,7 @@ from agentq.errors import EngineUnavailable
 from agentq.events import Event
 from agentq.journal import Journal
 from agentq.messages import utc_now
-from agentq.pump import Pump
+from agentq.telling.pump import Pump
 
 
 class Takers:

@@ -24,11 +24,11 @@ from prometheus_client.registry import Collector
 from agentq.engine import Engine, Page
 from agentq.errors import EngineUnavailable, Unavailable
 from agentq.events import Event
-from agentq.exposition import serving
 from agentq.journal import Journal
 from agentq.ledger import Ledger, Shelf
-from agentq.metrics import AGENTS, OTHER, Exporter
-from agentq.tally import SETTLED_SECONDS, Tally
+from agentq.observing.exposition import serving
+from agentq.observing.metrics import AGENTS, OTHER, Exporter
+from agentq.observing.tally import SETTLED_SECONDS, Tally
 from tests.desk import Desk
 from tests.tales import START, attempt_ended, claimed, ended, event, life, submitted
 from tests.test_imports import imported
@@ -275,7 +275,7 @@ class Quiet:
 
 
 async def test_a_worker_counts_what_it_tells_the_log() -> None:
-    from agentq.meter import Meter
+    from agentq.telling.meter import Meter
 
     journal, presence = Journal(), Quiet()
 
@@ -300,7 +300,7 @@ async def test_a_worker_counts_what_it_tells_the_log() -> None:
 
 
 async def test_a_worker_whose_engine_is_away_says_so_in_time() -> None:
-    from agentq.meter import Meter
+    from agentq.telling.meter import Meter
 
     async def refuse() -> None:
         raise EngineUnavailable("away")
@@ -315,7 +315,7 @@ async def test_a_worker_whose_engine_is_away_says_so_in_time() -> None:
 
 
 async def test_dashboard_and_rules_use_what_is_exposed_and_all_of_it(exporter: Exporter) -> None:
-    from agentq.meter import Meter
+    from agentq.telling.meter import Meter
 
     presence = Quiet()
     presence.beat_at = event("x", "settled", 0).at  # type: ignore[assignment]

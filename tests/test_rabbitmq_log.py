@@ -18,8 +18,8 @@ from pamqp.commands import Basic
 from agentq.engine import Page
 from agentq.engines.rabbitmq import RabbitMQEngine, RabbitMQSettings, Retention
 from agentq.errors import Conflict, EngineUnavailable
-from agentq.follower import follow
 from agentq.messages import utc_now
+from agentq.observing.follower import follow
 from tests.brokers.node import Node
 from tests.conformance.engines import PATIENCE, an_event
 

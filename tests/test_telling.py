@@ -10,14 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentq import live, note, telling
 from agentq.credentials import finds
 from agentq.errors import AgentqError, Conflict, Invalid
 from agentq.events import EVENT_LIMIT, Event
 from agentq.journal import Journal
-from agentq.live import Allowance, Output
 from agentq.profile import LimitsSection
-from agentq.telling import Telling
+from agentq.telling import attempt as telling
+from agentq.telling import note
+from agentq.telling import output as live
+from agentq.telling.attempt import Telling
+from agentq.telling.output import Allowance, Output
 
 KEY = "sk-ant-api03-" + "".join(
     random.Random(7).choices("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=60)

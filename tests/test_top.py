@@ -19,11 +19,11 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from agentq.board import Board, LastWords, Rates
 from agentq.cli.dashboard import Picture
 from agentq.engine import Page
 from agentq.events import Event
 from agentq.ledger import Ledger, Shelf
+from agentq.observing.board import Board, LastWords, Rates
 from tests.daemons.harness import until
 from tests.desk import Desk
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from agentq.logs import Lines
 from agentq.errors import Invalid
 from agentq.evidence import FAULTS_TOLD, Evidence
 from agentq.handover import Handover, Piece
 from agentq.harmless import one_line, quoted, visible, visible_json
 from agentq.lifecycle import Need, Papers
+from agentq.logs import Lines
 from agentq.messages import Artifact, Completion
 from agentq.profile import Profile
 from agentq.prompt import render

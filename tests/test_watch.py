@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from agentq.cli.lines import line, lines, what
 from agentq.events import TASK_KINDS, WORKER_KINDS, Event
-from agentq.watching import HOLD, Watch
+from agentq.observing.watching import HOLD, Watch
 from tests.daemons.harness import until
 from tests.desk import Desk
 from tests.test_top import Terminal

@@ -8,10 +8,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from agentq.board import Board, EndedSight, QueueSight, RunningSight
 from agentq.cli.terms import one_line, span
-from agentq.figures import Used
-from agentq.roster import Member
+from agentq.observing.board import Board, EndedSight, QueueSight, RunningSight
+from agentq.observing.figures import Used
+from agentq.observing.roster import Member
 
 NARROW, WIDE = 72, 110
 """Columns of a terminal below which something is left out, and from which there is room for more."""

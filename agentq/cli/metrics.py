@@ -32,7 +32,7 @@ def serve(
 
     from agentq import logs
     from agentq.app import App
-    from agentq.exposition import place, serving
+    from agentq.observing.exposition import place, serving
 
     logs.set_up(log_format)
     tell = say if log_format == "text" else logging.getLogger("agentq").info

@@ -19,7 +19,7 @@ def note(
 ) -> None:
     """Say what you are doing now, inside a running agent: whoever watches sees the newest note."""
     from agentq.credentials import refuse
-    from agentq.note import leave
+    from agentq.telling.note import leave
 
     output = os.environ.get("AGENTQ_OUTPUT")
     if not output:

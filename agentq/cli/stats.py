@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from agentq.app import App
-    from agentq.figures import By, Figures, Now, Spread, Used, Window
-    from agentq.queues import Queues
+    from agentq.observing.figures import By, Figures, Now, Spread, Used, Window
+    from agentq.observing.queues import Queues
 
 app = command()
 
@@ -38,7 +38,7 @@ def stats(
 ) -> None:
     """Tell what waits and since when, and how what ended went: times, failures, dead letters, tokens and cost."""
     from agentq.app import App
-    from agentq.figures import Window, figures
+    from agentq.observing.figures import Window, figures
 
     if by is not None and by not in BY:
         raise Invalid(f"there are no figures by {by!r}", hint=f"One of: {', '.join(BY)}.")

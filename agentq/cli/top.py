@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
 
-    from agentq.board import Board, LastWords, Rates
     from agentq.engine import Log, Page
-    from agentq.feed import Feed
     from agentq.ledger import Ledger
     from agentq.observer import Observer
+    from agentq.observing.board import Board, LastWords, Rates
+    from agentq.observing.feed import Feed
 
 app = command()
 
@@ -86,7 +86,7 @@ class _State:
 
     def board(self) -> "Board":
         """The board at this moment."""
-        from agentq.board import Board, Rates
+        from agentq.observing.board import Board, Rates
 
         now = time.time()
         if self._rates is None or now >= self._rates_until:
@@ -108,7 +108,7 @@ class _State:
         _console().print(Picture(self.board(), self.where))
 
     async def _listen(self, tasks: list[str]) -> None:
-        from agentq.follower import catch_up
+        from agentq.observing.follower import catch_up
 
         async with self._app.engine() as engine:
             async for page in catch_up(engine, "output", since=utc_now() - EARLIER, tasks=tasks):
@@ -129,7 +129,7 @@ class _Screen:
         """Show it until interrupted; the terminal is left as it was."""
         from rich.live import Live
 
-        from agentq.feed import Feed
+        from agentq.observing.feed import Feed
         from agentq.patience import cancelled
 
         self._listen_to_signals()

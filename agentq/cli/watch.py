@@ -27,13 +27,13 @@ from agentq.cli.terms import (
 )
 from agentq.errors import AgentqError, EngineUnavailable, Invalid, NotFound, StoreUnavailable
 from agentq.events import Event
-from agentq.feed import Feed
 from agentq.harmless import visible_json
 from agentq.ledger import Filter
 from agentq.messages import utc_now
+from agentq.observing.feed import Feed
+from agentq.observing.watching import Watch
 from agentq.patience import cancelled
 from agentq.story import finished, story
-from agentq.watching import Watch
 
 if TYPE_CHECKING:
     from agentq.app import App

@@ -44,9 +44,7 @@ def run(
         typer.Option(metavar="PORT", help="Serve its metrics to Prometheus.", min=0, max=65535, show_default=False),
     ] = None,
     metrics_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Where it serves them.")] = "127.0.0.1",
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Leave on this machine what attempts leave.")
-    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave on this machine what attempts leave.")] = False,
     broker: Broker = None,
     store: Store = None,
 ) -> None:
@@ -103,7 +101,7 @@ async def _metered(daemon: "Worker", metrics: tuple[str, int] | None) -> AsyncIt
         return
     from prometheus_client import CollectorRegistry, ProcessCollector
 
-    from agentq.exposition import place, serving
+    from agentq.observing.exposition import place, serving
 
     registry = CollectorRegistry()
     registry.register(daemon.meter())

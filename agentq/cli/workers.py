@@ -12,7 +12,7 @@ from agentq.cli.terms import AsJson, Broker, checked_name, command, echo, echo_j
 if TYPE_CHECKING:
     from agentq.app import App
     from agentq.ledger import Ledger
-    from agentq.roster import Member, Work
+    from agentq.observing.roster import Member, Work
 
 app = command()
 
@@ -27,7 +27,7 @@ def workers(agent: Agent = None, all_: All = False, json: AsJson = False, broker
     Who was not heard of for three of its heartbeats is silent. By the hosts' clocks.
     """
     from agentq.app import App
-    from agentq.roster import Roster
+    from agentq.observing.roster import Roster
 
     app, began = App.load(broker=broker), time.time()
     with ledger_of(app) as ledger:

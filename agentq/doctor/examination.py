@@ -13,9 +13,9 @@ from agentq.engine import Engine
 from agentq.errors import AgentqError, EngineUnavailable, NotPermitted, StoreUnavailable
 from agentq.ledger import Damaged, Ledger, catch_up
 from agentq.messages import utc_now
+from agentq.observing.roster import FORGOTTEN_SECONDS, Roster
 from agentq.proof import prove
 from agentq.records import Records
-from agentq.roster import FORGOTTEN_SECONDS, Roster
 
 STUCK_SECONDS = 900.0
 """After how long a task that could start should have been."""

@@ -10,9 +10,9 @@ from agentq.events import worker_id
 from agentq.ledger import Ledger
 from agentq.lifecycle import Papers, is_silent
 from agentq.messages import utc_now
+from agentq.observing.roster import Member, Roster
 from agentq.ownership import is_orphaned
 from agentq.papers import Attempt, Claim
-from agentq.roster import Member, Roster
 
 QUIET_SECONDS = 60.0
 """How long nothing begins or ends before an idle worker counts as one that should have taken what waits."""

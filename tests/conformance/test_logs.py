@@ -14,8 +14,8 @@ from agentq.engine import Engine, Page
 from agentq.engines.log import PAGE, Retention
 from agentq.errors import EngineUnavailable
 from agentq.events import EVENT_LIMIT, Event
-from agentq.follower import catch_up, follow
 from agentq.messages import utc_now
+from agentq.observing.follower import catch_up, follow
 from tests.conformance.engines import (
     APPENDED,
     NAMES,

@@ -34,9 +34,9 @@ import agentq.doctor
 import agentq.engines.rabbitmq
 import agentq.engines.sqlite
 import agentq.hands
+import agentq.observing.roster
 import agentq.plans
 import agentq.puller
-import agentq.roster
 import agentq.runners.command
 import agentq.stores.file
 import agentq.stores.s3

@@ -5,8 +5,8 @@ import math
 from collections import Counter
 from typing import NamedTuple
 
-from agentq.figures import ATTEMPTS, BOUNDS, NOBODY, RUN, UNKNOWN, WAIT
 from agentq.ledger import Ledger
+from agentq.observing.figures import ATTEMPTS, BOUNDS, NOBODY, RUN, UNKNOWN, WAIT
 
 SETTLED_SECONDS = 3600.0
 """What ended so long ago is kept as a sum."""

@@ -21,10 +21,10 @@ from prometheus_client.registry import Collector
 from agentq import __version__
 from agentq.errors import AgentqError
 from agentq.events import Event
-from agentq.figures import BOUNDS
 from agentq.journal import Journal
 from agentq.messages import utc_now
-from agentq.presence import Presence
+from agentq.observing.figures import BOUNDS
+from agentq.telling.presence import Presence
 
 PATIENCE = 2.0
 """Seconds that a scrape gives the engine to answer."""

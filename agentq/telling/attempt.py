@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from agentq import note
 from agentq.credentials import masked
 from agentq.events import Event, Kind
 from agentq.journal import Journal
-from agentq.live import Allowance, Output, Part
 from agentq.messages import shorten, utc_now
 from agentq.profile import LimitsSection
+from agentq.telling import note
+from agentq.telling.output import Allowance, Output, Part
 
 SOON, OFTEN = 0.02, 0.1
 """Seconds: an event waits for what else is printed, and comes not sooner than that after the last one."""

@@ -21,10 +21,10 @@ from prometheus_client.registry import Collector
 from agentq import __version__
 from agentq.engine import Engine
 from agentq.errors import AgentqError, EngineUnavailable
-from agentq.figures import BOUNDS, NOBODY, OPEN, OUTCOMES
 from agentq.ledger import Ledger, catch_up
-from agentq.queues import Queues, count
-from agentq.tally import Tally, Totals
+from agentq.observing.figures import BOUNDS, NOBODY, OPEN, OUTCOMES
+from agentq.observing.queues import Queues, count
+from agentq.observing.tally import Tally, Totals
 
 log = logging.getLogger("agentq")
 

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from agentq.figures import Figures, Now, Window, figures
 from agentq.ledger import Filter, Ledger, TaskRow
-from agentq.roster import Member, Roster, Standing
+from agentq.observing.figures import Figures, Now, Window, figures
+from agentq.observing.roster import Member, Roster, Standing
 
 LastWords = dict[tuple[str, int | None], str]
 """The last words of attempts: a task and its number."""

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from agentq.engine import Engine, Log, Page
 from agentq.errors import EngineUnavailable
-from agentq.follower import OnTrouble, follow
+from agentq.observing.follower import OnTrouble, follow
 from agentq.patience import cancelled
 
 AHEAD = 32
