@@ -20,6 +20,8 @@ test-all: .venv/test
 		tests/test_controls.py tests/test_plan_cli.py tests/test_pulling.py tests/test_dlq.py tests/test_doctor.py
 	tests/monitoring/install.sh
 	$(BIN)/pytest tests/monitoring
+	tests/systemd/install.sh
+	$(BIN)/pytest tests/systemd
 	tests/agents/install.sh claude codex
 	TEST_AGENTS=claude,codex $(BIN)/pytest -n 2 tests/agents/runs.py tests/agents/daemons.py
 	$(MAKE) fuzz SECONDS=5
