@@ -23,13 +23,13 @@ test-all: .venv/test
 	tests/systemd/install.sh
 	$(BIN)/pytest tests/systemd
 	tests/agents/install.sh claude codex
-	TEST_AGENTS=claude,codex $(BIN)/pytest -n 2 tests/agents/runs.py tests/agents/daemons.py
+	TEST_AGENTS=claude,codex $(BIN)/pytest -n 2 tests/agents/runs.py tests/agents/daemons.py tests/agents/checks.py
 	$(MAKE) fuzz SECONDS=5
 
 test-agents: .venv/test
 	tests/brokers/install.sh
 	tests/agents/install.sh claude codex gemini qwen opencode
-	$(BIN)/pytest -n 2 tests/agents/runs.py tests/agents/daemons.py
+	$(BIN)/pytest -n 2 tests/agents/runs.py tests/agents/daemons.py tests/agents/checks.py
 
 bench: .venv/test
 	tests/brokers/install.sh
