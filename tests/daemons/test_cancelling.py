@@ -14,6 +14,7 @@ from agentq.papers import Cancel
 from agentq.profile import LimitsSection, Profile
 from agentq.records import Records
 from agentq.runner import Job, Ran
+from agentq.sessions import Sessions
 from agentq.verdict import Settle, Start
 from tests.daemons.harness import Deployment, until
 from tests.samples import AGENT, TASK, claims_for, registered
@@ -146,7 +147,7 @@ async def test_what_cannot_be_proven_is_presumed(tmp_path: Path) -> None:
     start = claims.decide(TASK)
     assert isinstance(start, Start)
     profile = Profile(agent=AGENT, folder=tmp_path, prompt="", limits=LimitsSection(look_seconds=0.01))
-    bench = Bench(records, mock.Mock(), runner, None, profile, claims, tmp_path)
+    bench = Bench(records, mock.Mock(), runner, None, profile, claims, Sessions(tmp_path / "sessions"), tmp_path)
     running = asyncio.create_task(AttemptRun(bench, start, mock.Mock()).run())
     async with asyncio.timeout(15):
         await runner.started.wait()
