@@ -281,7 +281,8 @@ def test_a_step_that_ends_for_no_reason_again_and_again_is_no_answer(clock: Cloc
     run = Run("opencode", answer_seconds=10)
     for _ in range(10):
         clock.now += 1
-        run.prints({"type": "step_start", "part": {}}, {"type": "step_finish", "part": {"reason": "unknown"}})
+        cut = {"type": "step_finish", "part": {"reason": "unknown"}}
+        run.prints({"type": "step_start", "part": {}}, OPENCODE_SAYS, cut)
     ran = run.heard.doubt()
     assert ran is not None
     assert ran.ended == "try_again"

@@ -50,11 +50,13 @@ class Heard:
             self.session = met
             self._job.met(met)
 
-    def says(self, text: str, *, final: bool = True) -> None:
-        """The model's words; the last final ones are the run's final text."""
+    def says(self, text: str, *, final: bool = True, whole: bool = True) -> None:
+        """The model's words; the last final ones are the run's final text. Those that are not whole may be of an answer
+        that is cut, so they are none yet."""
         if not text.strip():
             return
-        self.goes_on()
+        if whole:
+            self.goes_on()
         if final:
             self.final_text = text[-FINAL_TEXT:]
         self.prints(text)

@@ -53,9 +53,7 @@ class _Reading:
         part = event["part"]
         match event["type"].text:
             case "text":
-                self._heard.says(part["text"].text)
-            case "reasoning":
-                self._heard.goes_on()
+                self._heard.says(part["text"].text, whole=False)
             case "tool_use":  # told when it has returned
                 detail = detail_of(part["state"]["input"], self._job.workdir)
                 self._heard.calls("", part["tool"].text, detail)
