@@ -6,10 +6,12 @@ import functools
 import logging
 import random
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from agentq.budgets import Limits
 from agentq.claim import Claims, end_of
 from agentq.commit import commit, completion_of
 from agentq.credentials import masked
@@ -78,8 +80,7 @@ class AttemptRun:
         self._span = span
         self._ended: Ended = "done"
         self.ran = Ran("stopped")
-        self.spent = Usage()
-        """What its agent has taken so far, as far as that is known."""
+        self._budget = Limits()
         self._listening: asyncio.Task[None] | None = None
         limits = bench.profile.limits
         self.telling = Telling(bench.records.journal, self._envelope.task_id, self._number, bench.profile.agent, limits)
@@ -120,6 +121,9 @@ class AttemptRun:
         self._upkeep.append(asyncio.create_task(growth.watch(limit, lambda: self.keeper.ask("overfull"))))
         self._upkeep.append(asyncio.create_task(self.telling.watch(job.output)))
         self._listening = asyncio.create_task(self.telling.run())
+        for unbounded in self._unbounded():
+            log.warning("%s: attempt %d: %s", self._envelope.task_id, self._number, unbounded)
+            self.telling.progress(unbounded)
         self.telling.progress("agent started")
         try:
             return await self._unless_stopped(self._bench.runner, job)
@@ -149,9 +153,11 @@ class AttemptRun:
         prompt = render(profile, self._start.papers, self._number, handover, output, work, notes)
         timeout = self._envelope.timeout_seconds or limits.timeout_seconds
         job = self._job(prompt, work, self._scratch.transcript, timeout)
+        self._budget = self._bench.claims.limits(self._start.papers)
         return replace(
             job,
             environment={**credentials(profile), **job.environment},
+            max_cost_usd=self._budget.cost_left,
             silence_seconds=limits.silence_seconds,
             heard=self.telling.hear,
             doing=lambda words: self.telling.progress(masked(words)),
@@ -160,7 +166,19 @@ class AttemptRun:
         )
 
     def _spends(self, usage: Usage) -> None:
-        self.spent = usage
+        self.keeper.spent = usage
+        if self._budget.passed(usage):
+            self.keeper.ask("overspent")
+
+    def _unbounded(self) -> Iterator[str]:
+        """The limits that hinder nothing, because the agent does not tell what they bound."""
+        section = self._bench.profile.runner
+        for bounded, tells, what in (
+            (self._budget.bounds_tokens, section.tells_tokens, "max_tokens"),
+            (self._budget.cost_left is not None, section.tells_cost, "max_cost_usd"),
+        ):
+            if bounded and not tells:
+                yield f"{what} does not hold: an agent of kind {section.kind} does not tell what it takes"
 
     def _meets(self, workdir: Path, session: Session) -> None:
         with contextlib.suppress(OSError):  # without it the next attempt starts afresh
@@ -220,6 +238,9 @@ class AttemptRun:
             limit = self._bench.profile.limits.attempt_bytes
             reason = f"stopped: it wrote more than {limit} bytes to its workspace and its output folder"
             return await self._end(reason, evidence, retry_at=self._next_try())
+        if self.keeper.stop == "overspent":
+            passed = self._budget.passed(self.keeper.spent or Usage())
+            return await self._commit("failed", evidence, summary, reason=f"stopped: {passed}")
         return await self._judge(ran, proposal, evidence, summary)
 
     def _proposed(self) -> Proposal | None:
@@ -283,9 +304,9 @@ class AttemptRun:
             summary=masked(summary),
             verified=verified,
             artifacts=tuple(evidence.artifacts),
+            usage=self._usage(),
         )
-        told = {"traceparent": self._span.traceparent, "usage": self._usage()}
-        completion = completion.model_copy(update={**told, **more})
+        completion = completion.model_copy(update={"traceparent": self._span.traceparent, **more})
         manifest = await patiently(functools.partial(commit, self._records, completion))
         self._bench.sessions.forget(self._envelope.task_id)
         self._span.event("commit", outcome=manifest.status)
@@ -297,8 +318,12 @@ class AttemptRun:
         """What the attempt took, its verify command's time included."""
         return self.ran.usage.model_copy(update={"seconds": round(time.monotonic() - self._began, 3)})
 
-    def _next_try(self) -> datetime:
+    def _next_try(self) -> datetime | None:
+        """When the task may be tried again after this attempt, None when it will not be."""
         retry, counted = self._bench.profile.retry, self._start.papers.counted + 1
+        is_last = self._bench.claims.is_last(self._start.papers, started=self._started)
+        if is_last or self._budget.used_up(self.ran.usage):
+            return None
         delay = backoff(
             retry.delay_seconds, retry.factor, retry.longest_seconds, counted, retry.jitter, random.random()
         )

@@ -5,10 +5,11 @@ manifest. Who loses reads the papers again from the start and never tries the ne
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from logging import DEBUG, INFO, WARNING, getLogger
 
+from agentq.budgets import Budgets, Limits
 from agentq.commit import commit_seal, seal_as
 from agentq.credentials import told
 from agentq.engine import Guard
@@ -16,7 +17,7 @@ from agentq.errors import EvidenceError, Invalid, StoreUnavailable
 from agentq.gates import check_needs, note_release
 from agentq.guards import guard_id, is_genuine
 from agentq.lifecycle import Papers, due, ending
-from agentq.messages import ENVELOPE_LIMIT, Envelope, Outcome, Stopped, parse_envelope, utc_now
+from agentq.messages import ENVELOPE_LIMIT, Budget, Envelope, Outcome, Stopped, Usage, parse_envelope, utc_now
 from agentq.papers import Attempt, Claim, Demand, End, Owner, new_token
 from agentq.profile import Profile
 from agentq.records import Records
@@ -42,6 +43,7 @@ class Terms:
     lease: float
     renewal: float
     irreversible: Collection[str] = ()
+    budget: Budget = field(default_factory=Budget)
 
 
 def terms_of(profile: Profile, owner: Owner) -> Terms:
@@ -54,6 +56,7 @@ def terms_of(profile: Profile, owner: Owner) -> Terms:
         lease=profile.limits.lease_seconds,
         renewal=profile.limits.renew_seconds,
         irreversible=profile.irreversible,
+        budget=Budget(max_cost_usd=profile.limits.max_cost_usd, max_tokens=profile.limits.max_tokens),
     )
 
 
@@ -78,6 +81,16 @@ class Claims:
         self._now = now
         self._unsure: dict[str, Claim] = {}
         self._told: set[str] = set()
+        self._budgets = Budgets(records, terms.budget)
+
+    def limits(self, papers: Papers) -> Limits:
+        """What a task may still spend. Raises StoreUnavailable."""
+        return self._budgets.of(papers)
+
+    def is_last(self, papers: Papers, *, started: bool) -> bool:
+        """Whether no attempt can follow one that is not over yet and counts, and whose agent was or was not started."""
+        most = papers.envelope.max_attempts or self.terms.max_attempts
+        return papers.counted + 1 >= most or (started and papers.envelope.type in self.terms.irreversible)
 
     def pick_up(
         self,
@@ -242,7 +255,8 @@ class Claims:
         return Park(papers.envelope, lease, f"guards attempt {number}", guard)
 
     def _bury(self, papers: Papers, claim: Claim, reason: str) -> "_Again":
-        end = end_of(claim, self.terms.agent, reason, at=self._now(), stopped="presumed")
+        usage = papers.last.spent if papers.last else None
+        end = end_of(claim, self.terms.agent, reason, at=self._now(), stopped="presumed", usage=usage)
         self.records.end(papers.envelope.task_id, end)
         return AGAIN
 
@@ -256,7 +270,8 @@ class Claims:
             return self._seal(papers, "failed", refusal, given_up=True)
         if papers.counted >= (papers.envelope.max_attempts or self.terms.max_attempts):
             return self._seal(papers, "failed", _exhausted(papers), given_up=True)
-        return None
+        spent = self.limits(papers).used_up()
+        return self._seal(papers, "failed", spent) if spent else None
 
     def _unproven(self, papers: Papers) -> str | None:
         """Why this worker must not run what these papers say, whatever message brought it here."""
@@ -343,6 +358,7 @@ def end_of(
     retry_at: datetime | None = None,
     stopped: Stopped | None = None,
     started: bool | None = None,
+    usage: Usage | None = None,
 ) -> End:
     """The end paper of an attempt that brought no result."""
     return End(
@@ -355,6 +371,7 @@ def end_of(
         retry_at=retry_at,
         stopped=stopped,
         started=started,
+        usage=usage,
     )
 
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from agentq.lifecycle import Papers
-from agentq.messages import Artifact, Completion, Outcome, Stopped, utc_now
+from agentq.messages import Artifact, Completion, Outcome, Stopped, Usage, total, utc_now
 from agentq.papers import Seal, new_token
 from agentq.records import Records
 
@@ -23,8 +23,10 @@ def completion_of(
     stopped: Stopped | None = None,
     artifacts: tuple[Artifact, ...] = (),
     finished_at: datetime | None = None,
+    usage: Usage | None = None,
 ) -> Completion:
-    """The completion of a task as it is about to be committed; without a report it names none."""
+    """The completion of a task as it is about to be committed; without a report it names none. `usage` is what its
+    last attempt took, when that has not ended by a paper of its own."""
     envelope = papers.envelope
     report = next((a for a in artifacts if a.name == REPORT), None)
     return Completion(
@@ -41,6 +43,7 @@ def completion_of(
         artifacts=artifacts,
         result_sha256=report.sha256 if report else None,
         finished_at=finished_at or utc_now(),
+        usage=total((*papers.spent, *((usage,) if usage else ()))),
         envelope_sha256=papers.envelope_sha256,
         traceparent=envelope.traceparent,
     )

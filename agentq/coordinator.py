@@ -359,4 +359,5 @@ class _Waiter:
             self.seen[task_id] = (mark, time.monotonic())
         elif time.monotonic() - self.seen[task_id][1] > SILENT * claim.lease_seconds:
             reason = f"its worker was silent for over {claim.lease_seconds:g} s"
-            self.records.end(task_id, end_of(claim, papers.cancel.by, reason, stopped="presumed"))
+            end = end_of(claim, papers.cancel.by, reason, stopped="presumed", usage=last.spent)
+            self.records.end(task_id, end)

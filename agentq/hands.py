@@ -71,7 +71,9 @@ class Hands:
             if claim and not self._is_gone(claim):
                 return None
             if claim:
-                self._records.end(task_id, end_of(claim, "agentq", "its worker's process died", stopped="presumed"))
+                usage = papers.last.spent if papers.last else None
+                end = end_of(claim, "agentq", "its worker's process died", stopped="presumed", usage=usage)
+                self._records.end(task_id, end)
                 continue
             found = look_at_gates(self._records, task_id, papers)
             if isinstance(found, Completion):

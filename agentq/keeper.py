@@ -9,7 +9,7 @@ from typing import Literal
 from agentq.engine import Delivery, Engine, Guard
 from agentq.errors import AgentqError, StoreUnavailable
 from agentq.guards import guard_id
-from agentq.messages import utc_now
+from agentq.messages import Usage, utc_now
 from agentq.papers import Lease
 from agentq.profile import LimitsSection
 from agentq.records import Records
@@ -17,7 +17,7 @@ from agentq.verdict import Start
 
 log = logging.getLogger("agentq")
 
-Stop = Literal["lost", "cancelled", "drained", "overfull"]
+Stop = Literal["lost", "cancelled", "drained", "overfull", "overspent"]
 
 
 class Keeper:
@@ -39,6 +39,7 @@ class Keeper:
         self.stop: Stop | None = None
         self.stopped = asyncio.Event()
         self.stopped_at: float | None = None
+        self.spent: Usage | None = None
 
     def ask(self, why: Stop) -> None:
         """Ask the attempt to stop; the first reason holds, but nothing outdoes that it is lost."""
@@ -74,7 +75,7 @@ class Keeper:
         async with self._renewing:
             self._counter += 1
             claim = self._start.claim
-            lease = Lease(token=claim.token, counter=self._counter, at=utc_now(), guard=self._guard)
+            lease = Lease(token=claim.token, counter=self._counter, at=utc_now(), guard=self._guard, usage=self.spent)
             task_id = self._start.papers.envelope.task_id
             await asyncio.to_thread(self._records.renew, task_id, claim.attempt, lease)
         self._renewed.set()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
-from agentq.messages import Completion, Envelope, Message, Outcome, sha256_hex
+from agentq.messages import Completion, Envelope, Message, Outcome, Usage, sha256_hex
 from agentq.papers import Approval, Attempt, Cancel, Claim, Collected, Demand, Move, Release, Seal
 
 NEEDS = "it needs "
@@ -101,6 +101,11 @@ class Papers(Message):
     def counted(self) -> int:
         """How many attempts were used up: ended ones that count (a drain and a seal do not)."""
         return sum(1 for attempt in self.attempts if attempt.end and attempt.end.counts)
+
+    @property
+    def spent(self) -> tuple[Usage, ...]:
+        """What each attempt took that ended without a result."""
+        return tuple(attempt.spent for attempt in self.earlier if attempt.spent)
 
     @property
     def needs_approval(self) -> bool:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, get_args
 
@@ -114,6 +115,13 @@ class ExpectedOutput(Message):
     artifacts: tuple[Name, ...] = ()
 
 
+class Budget(Message):
+    """What all attempts of a task, or all tasks of a plan, may take together; None is without a limit."""
+
+    max_cost_usd: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, lt=2**53)] | None = None
+
+
 class Envelope(Message):
     """A task as it travels; the first ten fields are all that a foreign producer must send."""
 
@@ -142,7 +150,7 @@ class Envelope(Message):
     requires_approval: bool = False
     group: TaskId | None = None
     retry_of: TaskId | None = None
-    budget: dict[str, Any] | None = None
+    budget: Budget | None = None
     labels: dict[str, str] = Field(default_factory=dict)
     traceparent: Annotated[str | None, BeforeValidator(_text_or_none)] = None
     signature: dict[str, Any] | str | None = None
@@ -227,17 +235,36 @@ class Artifact(Message):
 
 
 class Usage(Message):
-    """What an attempt took; unknown stays None."""
+    """What attempts took; unknown stays None, and `at_least` says that it may have been more."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     cost_usd: float | None = None
     seconds: float | None = None
+    at_least: bool | None = None
+
+    @property
+    def tokens(self) -> int | None:
+        """All tokens, read and written."""
+        known = [count for count in (self.input_tokens, self.output_tokens) if count is not None]
+        return sum(known) if known else None
+
+
+def total(usages: Sequence[Usage]) -> Usage:
+    """What was taken together; `at_least` that where one of them does not tell what another one does."""
+    sums: dict[str, Any] = {}
+    unsure = any(usage.at_least for usage in usages)
+    for name in ("input_tokens", "output_tokens", "cost_usd", "seconds"):
+        known = [value for usage in usages if (value := getattr(usage, name)) is not None]
+        sums[name] = round(sum(known), 6) if known else None
+        unsure = unsure or 0 < len(known) < len(usages)
+    return Usage(**sums, at_least=unsure or None)
 
 
 class Completion(Message):
     """How a task ended: the manifest in the store and the notice to the coordinator are both this.
 
+    `usage` is what all attempts of the task took.
     `given_up` says that agentq failed it (attempts used up, or nothing may run it), so that it is dead-lettered.
     `envelope_sha256` is the digest of the registered envelope that it answers, `signature` covers all but itself;
     `traceparent` is the W3C trace context of the attempt that it comes from, else of the task.

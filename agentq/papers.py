@@ -57,12 +57,14 @@ class Move(Message):
 
 
 class Lease(Message):
-    """The owner's renewals. A counter that stands still means a dead attempt; `at` is only for words on a screen."""
+    """The owner's renewals. A counter that stands still means a dead attempt; `at` is only for words on a screen, and
+    `usage` what the agent has taken so far."""
 
     token: str
     counter: int
     at: AwareDatetime
     guard: str | None = None
+    usage: Usage | None = None
 
 
 class End(Message):
@@ -156,6 +158,16 @@ class Attempt(Message):
     def number(self) -> int:
         """Its number, from 1."""
         return self.paper.attempt
+
+    @property
+    def spent(self) -> Usage | None:
+        """What it took, or at least what its last renewal said; None where no agent ran."""
+        if not isinstance(self.paper, Claim) or (self.end and self.end.started is False):
+            return None
+        if self.end and self.end.usage:
+            return self.end.usage
+        told = self.lease.usage if self.lease else None
+        return (told or Usage()).model_copy(update={"at_least": True})
 
 
 NUMBERED: TypeAdapter[Claim | Seal | Move] = TypeAdapter(Annotated[Claim | Seal | Move, Field(discriminator="kind")])

@@ -15,13 +15,14 @@ from agentq.context import Context, context_at, read_context
 from agentq.errors import Invalid
 from agentq.messages import Envelope, is_key
 from agentq.planfile import PLAN_LIMIT, Faults, Node, name_of, parse
-from agentq.request import DO_CONTEXT, ahead, fit, is_url, moment, seconds
+from agentq.request import DO_CONTEXT, ahead, budget_of, fit, is_url, moment, seconds
 from agentq.store import Store
 
 TASKS_LIMIT = 1000
 CONTEXTS_LIMIT = 256 * 1024 * 1024
 
-PLAN_KEYS = ("plan", "description", "labels", "defaults", "tasks")
+PLAN_KEYS = ("plan", "description", "labels", "budget", "defaults", "tasks")
+BUDGET_KEYS = ("max_cost_usd", "max_tokens")
 FIELDS = {
     "to": "to",
     "type": "type",
@@ -36,11 +37,12 @@ FIELDS = {
     "requires_approval": "requires_approval",
     "run_if": "run_if",
 }
-TASK_KEYS = (*FIELDS, "file", "context_ref", "expect", "format", "repo", "base", "needs", "after")
+TASK_KEYS = (*FIELDS, *BUDGET_KEYS, "file", "context_ref", "expect", "format", "repo", "base", "needs", "after")
 _KEYS = {name: key for key, name in FIELDS.items()} | {
     "expected_output.artifacts": "expect",
     "expected_output.format": "format",
     "depends_on": "after",
+    **{f"budget.{key}": key for key in BUDGET_KEYS},
 }
 _RIVALS = {"delay": "at", "at": "delay", "file": "context_ref", "context_ref": "file"}
 _CONTEXTS = ("file", "context_ref")
@@ -84,6 +86,10 @@ def read_plan(
 
 
 # ---------------------------------------------------------------------- values
+
+
+def _budget(values: Mapping[str, Any]) -> dict[str, object] | None:
+    return budget_of(*(values.get(key) for key in BUDGET_KEYS))
 
 
 def _duration(node: Node) -> float:
@@ -212,7 +218,8 @@ class _Reader:
     def _group(self) -> Envelope | None:
         """The request of the plan itself, still without its tasks."""
         nodes = {key: node for key, node in self.top.items() if key in ("description", "labels")}
-        values = self._values(nodes)
+        budget = self._keys(self.top["budget"], BUDGET_KEYS) if "budget" in self.top else {}
+        values = self._values({**nodes, **budget})
         request = {
             "task_id": self.plan_id,
             "to": "agentq",
@@ -220,8 +227,9 @@ class _Reader:
             "reply_to": f"results.{self.coordinator}",
             "instructions": values.get("description", "The tasks of the plan."),
             "labels": values.get("labels", {}),
+            "budget": _budget(values),
         }
-        return self._envelope(self.root, {"instructions": nodes.get("description", self.root)}, request)
+        return self._envelope(self.root, {"instructions": nodes.get("description", self.root), **budget}, request)
 
     def _keys(self, node: Node, known: Collection[str]) -> dict[str, Node]:
         """The known keys of a mapping."""
@@ -327,6 +335,7 @@ class _Reader:
             "group": self.plan_id,
             "instructions": DO_CONTEXT,
             **those(FIELDS),
+            "budget": _budget(values),
             "labels": values.get("labels", {}) | those({"repo": "repo", "base": "base"}),
             "expected_output": those({"expect": "artifacts", "format": "format"}),
             "depends_on": tuple(dict.fromkeys(needs)),

@@ -36,10 +36,12 @@ class EvidenceSection(Section):
 
 class LimitsSection(Section):
     """How long, how much and how many at once. Times are seconds; `attempt_bytes` bounds all that an attempt leaves,
-    `live_bytes` what of its output goes into the log."""
+    `live_bytes` what of its output goes into the log, `max_cost_usd` and `max_tokens` all attempts of a task."""
 
     timeout_seconds: Seconds = 7200.0
     silence_seconds: Seconds | None = None
+    max_cost_usd: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, lt=2**53)] | None = None
     output_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
     artifact_bytes: Annotated[int, Field(gt=0)] = 1024**3
     attempt_bytes: Annotated[int, Field(gt=0)] = 4 * 1024**3

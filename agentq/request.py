@@ -54,6 +54,12 @@ def ahead(flag: str, text: str) -> datetime:
     return when
 
 
+def budget_of(max_cost_usd: object, max_tokens: object) -> dict[str, object] | None:
+    """The field `budget` of a request, None without any limit."""
+    given = {"max_cost_usd": max_cost_usd, "max_tokens": max_tokens}
+    return {name: value for name, value in given.items() if value is not None} or None
+
+
 def past(flag: str, text: str) -> datetime:
     """A flag's time: how long ago, such as `24h`, or a moment in ISO 8601; raises Invalid."""
     if _DURATION.fullmatch(text.strip()):
@@ -72,9 +78,8 @@ def texts_of(request: Envelope, contexts: Mapping[str, bytes | None]) -> dict[st
         told = zip(request.plan, of_tasks, strict=True)
         return own | {f"{task.task_id}: {name}": text for task, texts in told for name, text in texts}
     labels: dict[str, str | bytes | None] = {f"label {key}": value for key, value in request.labels.items()}
-    others = {
-        name: json.dumps(value) for name, value in {"budget": request.budget, **(request.model_extra or {})}.items()
-    }
+    budget = request.budget.model_dump(exclude_none=True) if request.budget else None
+    others = {name: json.dumps(value) for name, value in {"budget": budget, **(request.model_extra or {})}.items()}
     return {"instructions": request.instructions, **labels, **others, "context": contexts.get(request.task_id)}
 
 

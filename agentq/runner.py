@@ -26,7 +26,7 @@ class Session:
 @dataclass(frozen=True, slots=True)
 class Job:
     """One attempt as the runner sees it. Times are seconds; `output` gets the agent's own files; once `stop` is set, it
-    has to end; `session` is one to go on with, where the runner can.
+    has to end; `session` is one to go on with, where the runner can; `max_cost_usd` is for tools that stop themselves.
 
     The runner calls these in the event loop, and they must be quick: `heard` with what the agent prints, in parts, and
     the stream's number (1 or 2); `doing` with what it does now, in a few words, from time to time; `spent` with what
@@ -44,6 +44,7 @@ class Job:
     timeout_seconds: float | None = None
     silence_seconds: float | None = None
     output_limit: int | None = None
+    max_cost_usd: float | None = None
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     session: Session | None = None
     heard: Callable[[int, bytes], None] = lambda stream, chunk: None

@@ -15,10 +15,13 @@ _FUNCTION = re.compile(r"python:[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 class StartedSection(Section):
     """What every kind has: the seconds between the gentle stop and the hard one.
 
-    `credentials` are the variables by which a tool finds its login, which its agents get beside what a profile names.
+    `credentials` are the variables by which a tool finds its login, which its agents get beside what a profile names;
+    `tells_tokens` and `tells_cost` whether it tells what it takes.
     """
 
     credentials: ClassVar[tuple[str, ...]] = ()
+    tells_tokens: ClassVar[bool] = False
+    tells_cost: ClassVar[bool] = False
     grace_seconds: Seconds = 5.0
 
 
@@ -34,6 +37,7 @@ class ToolSection(StartedSection):
     """A tool that agentq knows. `command` names another executable of it, `args` are added to its arguments;
     `answer_seconds` is how long its model may let it wait, all that it tries again included."""
 
+    tells_tokens: ClassVar[bool] = True
     command: tuple[str, ...] = ()
     model: Annotated[str, Field(min_length=1)] | None = None
     args: tuple[str, ...] = ()
@@ -50,6 +54,7 @@ class ClaudeSection(ToolSection):
         "CLAUDE_CODE_OAUTH_TOKEN",
         "CLAUDE_CONFIG_DIR",
     )
+    tells_cost: ClassVar[bool] = True
     kind: Literal["claude"] = "claude"
     permission_mode: Literal["default", "acceptEdits", "auto", "plan", "dontAsk", "bypassPermissions"] = "acceptEdits"
     allowed_tools: tuple[str, ...] = ("Bash",)
@@ -91,6 +96,7 @@ class OpencodeSection(ToolSection):
     """opencode, whose `own` settings say what it may do, unless it may do all that they do not deny (`auto`)."""
 
     credentials: ClassVar[tuple[str, ...]] = ("OPENCODE_API_KEY", "OPENCODE_CONFIG", "OPENCODE_CONFIG_DIR")
+    tells_cost: ClassVar[bool] = True
     kind: Literal["opencode"] = "opencode"
     permission_mode: Literal["own", "auto", "read-only"] = "own"
 
@@ -98,6 +104,8 @@ class OpencodeSection(ToolSection):
 class PythonSection(StartedSection):
     """A Python function, in a process of its own: `python:module:function`."""
 
+    tells_tokens: ClassVar[bool] = True
+    tells_cost: ClassVar[bool] = True
     kind: str
 
     @field_validator("kind")

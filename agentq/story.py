@@ -65,7 +65,9 @@ def claimed(task_id: str, claim: Claim) -> Event:
 def attempt_ended(task_id: str, end: End) -> Iterator[Event]:
     """An attempt ended without a result, and when it may be tried again."""
     number = str(end.attempt)
-    data = {"reason": shorten(end.reason, REASON_LIMIT), "counts": end.counts, "stopped": end.stopped}
+    usage = end.usage.model_dump(exclude_none=True) if end.usage else {}
+    reason = shorten(end.reason, REASON_LIMIT)
+    data = {"reason": reason, "counts": end.counts, "stopped": end.stopped, "usage": usage}
     yield _event(task_id, "attempt_ended", end.at, number, attempt=end.attempt, by=end.by, data=data)
     if end.retry_at:
         yield _event(task_id, "delayed", end.at, number, attempt=end.attempt, data={"until": end.retry_at})

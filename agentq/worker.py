@@ -225,7 +225,8 @@ class Worker:
         except Exception as error:
             log.exception("%s: attempt %d broke", task_id, number)
             span.ended("broke", type(error).__name__, masked(str(error)))
-            end = end_of(start.claim, self._profile.agent, masked(f"the worker broke: {error}"))
+            usage, reason = attempt.keeper.spent, masked(f"the worker broke: {error}")
+            end = end_of(start.claim, self._profile.agent, reason, usage=usage)
             await patiently(functools.partial(self._records.end, task_id, end))
             return await patiently(functools.partial(self._claims.decide, task_id, may_start=False))
         else:

@@ -144,7 +144,7 @@ def test_money_is_never_invented(ledger: Ledger) -> None:
     assert found.cost_usd == Used(sum=2.0, mean=1.0, known=2, unknown=2)
     assert found.input_tokens == Used(sum=1000, mean=1000, known=1, unknown=3)
     twice = [submitted("twice"), claimed("twice", 1), *attempt_ended("twice", 2), claimed("twice", 3, 2)]
-    ledger.tell([*twice, ended("twice", 4, attempt=2, cost_usd=1.0)])
+    ledger.tell([*twice, ended("twice", 4, attempt=2, cost_usd=1.0, at_least=True)])
     assert whole(ledger, HOUR).cost_usd == Used(sum=3.0, mean=1.0, known=3, unknown=3)
 
 

@@ -95,7 +95,7 @@ def tale() -> Iterator[Event]:
     yield from life("dropped", 0, None, 30, "cancelled")
     yield from life("late", 0, None, 30, "expired")
     yield from (submitted("twice"), claimed("twice", 1), *attempt_ended("twice", 2), claimed("twice", 3, 2))
-    yield ended("twice", 4, attempt=2, cost_usd=1.0)
+    yield ended("twice", 4, attempt=2, cost_usd=1.0, at_least=True)
     yield from (submitted("up"), claimed("up", 1), *attempt_ended("up", 2), ended("up", 5, "failed", attempt=2))
     yield event("up", "dead_lettered", 5)
     yield from (submitted("waits"), submitted("runs"), claimed("runs", 5), submitted("plan", tasks=2))

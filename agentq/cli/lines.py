@@ -93,7 +93,8 @@ def _output(event: Event, data: _Data) -> str:
 def _attempt_ended(event: Event, data: _Data) -> str:
     counts = "" if "counts" in data else ", not counted"
     presumed = ", its end is presumed" if data.text("stopped") == "presumed" else ""
-    return f"attempt {event.attempt} ended without a result{counts}{presumed}{data.after('reason')}"
+    took = _usage(data.inside("usage"))
+    return f"attempt {event.attempt} ended without a result{counts}{presumed}{took}{data.after('reason')}"
 
 
 def _ended(event: Event, data: _Data) -> str:

@@ -111,7 +111,7 @@ def _print(coordinator: "Coordinator", manifest: Completion, *, full: bool, gone
     if manifest.reason:
         echo(f"reason: {one_line(manifest.reason)}")
     if took := _took(manifest.usage):
-        echo(f"took {took}")
+        echo(f"took {'at least ' if manifest.usage.at_least else ''}{took}")
     _print_words(coordinator, manifest, full=full, gone=gone is not None)
     for item in manifest.artifacts:
         place = "collected" if gone else coordinator.place(manifest.task_id, item)

@@ -43,6 +43,8 @@ FLAGS = {
     "ttl_seconds": "--ttl",
     "timeout_seconds": "--timeout",
     "max_attempts": "--max-attempts",
+    "budget.max_cost_usd": "--max-cost-usd",
+    "budget.max_tokens": "--max-tokens",
     "reply_to": "--reply-to",
     "depends_on": "--after",
     "run_if": "--run-if",
@@ -70,6 +72,12 @@ def submit(
     timeout: Annotated[str | None, typer.Option(metavar="TIME", help="Stop an attempt after: 90, 10m, 2h.")] = None,
     max_attempts: Annotated[
         int | None, typer.Option(metavar="COUNT", help="How often to try.", show_default=False)
+    ] = None,
+    max_cost_usd: Annotated[
+        float | None, typer.Option(metavar="DOLLARS", help="What all its attempts may cost.", show_default=False)
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="COUNT", help="The tokens that they may take.", show_default=False)
     ] = None,
     delay: Annotated[str | None, typer.Option(metavar="TIME", help="Not before that time from now: 10m.")] = None,
     at: Annotated[str | None, typer.Option(metavar="TIME", help="Not before that time: 2030-01-31T18:00.")] = None,
@@ -117,7 +125,7 @@ def submit(
     """Register a task and hand it to an agent's queue; prints its id once that is durable."""
     from agentq.app import App
     from agentq.messages import new_task_id
-    from agentq.request import DO_CONTEXT
+    from agentq.request import DO_CONTEXT, budget_of
 
     app = App.load(broker=broker, store=store, coordinator=sender)
     coordinator = app.settings.coordinator
@@ -142,6 +150,7 @@ def submit(
             "ttl_seconds": None if ttl is None else seconds("--ttl", ttl),
             "timeout_seconds": None if timeout is None else seconds("--timeout", timeout),
             "max_attempts": max_attempts,
+            "budget": budget_of(max_cost_usd, max_tokens),
             **_start(delay, at),
             "depends_on": tuple(dict.fromkeys(after or ())),
             "run_if": run_if or "completed",

@@ -107,6 +107,7 @@ def _finished(row: Row, event: Event, at: float) -> None:
         "input_tokens": number(usage.get("input_tokens")),
         "output_tokens": number(usage.get("output_tokens")),
         "cost_usd": real(usage.get("cost_usd")),
+        "at_least": int(bool(usage.get("at_least"))),
         "seconds": real(usage.get("seconds")),
     }
     row["agent"] = row["agent"] or event.agent

@@ -1,7 +1,7 @@
 """The tables of the ledger, and the columns of a task."""
 
 APPLICATION = 0x6171_6C64  # "aqld", kept in the file's header
-VERSION = 1
+VERSION = 2
 
 COLUMNS = {
     "id": "INTEGER PRIMARY KEY",  # its place in the list, see `places`
@@ -49,6 +49,7 @@ COLUMNS = {
     "output_tokens": "INTEGER",
     "cost_usd": "REAL",
     "seconds": "REAL",
+    "at_least": "INTEGER NOT NULL DEFAULT 0",  # whether the four before may have been more
     "dead_lettered_at": "REAL",
     "settled_at": "REAL",
     "doing": "TEXT",

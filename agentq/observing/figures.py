@@ -10,7 +10,7 @@ All of one span is about the tasks that ended in it. Plans and other groups are 
 - Clocks of several hosts differ: what would have taken less than no time counts as 0 s, and in `skewed`.
 - `failure_rate` is failed / (completed + failed); `retry_rate` the share of those started with more than one attempt
   that counts.
-- What a task used is what its last attempt told. One that told nothing, or had attempts before, is in `unknown`.
+- What a task used is what its result tells of all its attempts; it is in `unknown` where one of them did not tell all.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -34,7 +34,7 @@ USED = ("input_tokens", "output_tokens", "cost_usd")
 STARTABLE = "max(created_at, ifnull(released_at, created_at), ifnull(not_before, created_at))"
 WAIT, RUN = f"(first_claimed_at - {STARTABLE})", "(finished_at - first_claimed_at)"
 ATTEMPTS = "(counted + (claimed > ended))"
-UNKNOWN = "sum((first_claimed_at IS NOT NULL OR outcome = 'completed') AND ({} IS NULL OR claimed > 1))"
+UNKNOWN = "sum((first_claimed_at IS NOT NULL OR outcome = 'completed') AND ({} IS NULL OR at_least))"
 """How many tasks used something that they did not tell; what never had an agent used nothing."""
 _MOMENTS = ("released_at", "approved_at", "until", "ended_at")
 OPEN = f"""SELECT agent, type, claimed, coalesce({WAITS_FOR}, 'running') AS stand,

@@ -41,6 +41,7 @@ class Claude:
         words += ["--tools", ",".join(section.tools)] if section.tools is not None else []
         words += ["--model", section.model] if section.model else []
         words += ["--resume", job.session.id] if job.session else []
+        words += ["--max-budget-usd", f"{job.max_cost_usd:.6f}"] if job.max_cost_usd else []
         return [*words, *section.args]
 
     def environment(self, job: Job) -> Mapping[str, str]:

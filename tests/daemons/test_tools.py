@@ -72,7 +72,7 @@ def test_what_a_failed_attempt_took_is_in_its_end(deployment: Deployment) -> Non
     assert end is not None
     assert end.usage is not None
     assert (end.usage.cost_usd, end.usage.input_tokens, end.counts) == (0.5, 1200, True)
-    assert deployment.records.manifest(task).usage.cost_usd == 0.25  # type: ignore[union-attr]
+    assert deployment.records.manifest(task).usage.cost_usd == 0.75  # type: ignore[union-attr]
     deployment.rest()
 
 
