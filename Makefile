@@ -3,11 +3,14 @@
 # of their models, and a short search for breaking input. `make test-agents` runs every agent's tool that agentq knows.
 # Everything lives in .venv; what the machine lacks comes by its own packages.
 BIN := .venv/bin
+# `make demo AGENT=claude` runs the demo with a tool of yours. Said here: some agents set such a variable for what they run.
+AGENT :=
+AGENT_TESTS := $(addprefix tests/agents/,runs.py daemons.py checks.py demo.py)
 
 .PHONY: demo test test-all test-agents bench fuzz check clean
 
 demo: .venv/demo
-	$(BIN)/agentq demo
+	$(BIN)/agentq demo $(if $(AGENT),--agent '$(AGENT)')
 
 test: .venv/test
 	tests/brokers/install.sh
@@ -23,13 +26,13 @@ test-all: .venv/test
 	tests/systemd/install.sh
 	$(BIN)/pytest tests/systemd
 	tests/agents/install.sh claude codex
-	TEST_AGENTS=claude,codex $(BIN)/pytest -n 2 tests/agents/runs.py tests/agents/daemons.py tests/agents/checks.py
+	TEST_AGENTS=claude,codex $(BIN)/pytest -n 2 $(AGENT_TESTS)
 	$(MAKE) fuzz SECONDS=5
 
 test-agents: .venv/test
 	tests/brokers/install.sh
 	tests/agents/install.sh claude codex gemini qwen opencode
-	$(BIN)/pytest -n 2 tests/agents/runs.py tests/agents/daemons.py tests/agents/checks.py
+	$(BIN)/pytest -n 2 $(AGENT_TESTS)
 
 bench: .venv/test
 	tests/brokers/install.sh

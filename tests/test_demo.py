@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,74 @@ def test_without_git_it_says_so(desk: Desk, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=desk.home, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "agentq: git is not installed\n  → Install git and try again.\n"
+
+
+def tool(folder: Path, *lines: str) -> str:
+    """A PATH with a `claude` that is this shell script."""
+    folder.mkdir()
+    (folder / "claude").write_text("\n".join(("#!/bin/sh", *lines)))
+    (folder / "claude").chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+def refused(desk: Desk, agent: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """A demo with an agent that cannot do it, which is said without a traceback, and leaves nobody running."""
+    folder = desk.folder / "demo"
+    done = demo(desk, "--dir", str(folder), "--agent", agent, **environment)
+    assert done.returncode in (1, 3), done
+    assert "Traceback" not in done.stderr
+    assert "agentq submit" not in done.stdout
+    assert not daemons_of(folder)
+    return done
+
+
+def test_an_agent_that_is_not_known_is_refused_before_anything_is_made(desk: Desk) -> None:
+    done = refused(desk, "emacs")
+    assert done.stderr == (
+        "agentq: the demo knows no agent 'emacs'\n  → It knows claude, codex, gemini, qwen, opencode.\n"
+    )
+    assert done.stdout == ""
+    assert not (desk.folder / "demo").exists()
+
+
+def test_an_agent_that_is_not_installed_is_found_out(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/git").symlink_to(str(shutil.which("git")))
+    done = refused(desk, "claude", PATH=str(tmp_path / "bin"))
+    assert "two workers that run YOUR claude: this costs money with its provider" in done.stdout
+    assert done.stderr == (
+        "agentq: the program 'claude' is missing or not executable\n"
+        "  → Install claude where PATH finds it, and log in to it.\n"
+    )
+
+
+def test_an_agent_that_is_not_logged_in_is_found_out(desk: Desk, tmp_path: Path) -> None:
+    path = tool(tmp_path / "bin", 'case $1 in --version) echo "1.2.3";; auth) exit 1;; *) touch "$HOME/asked";; esac')
+    done = refused(desk, "claude", PATH=path)
+    assert done.stderr == ("agentq: claude is not logged in\n  → As its user: claude auth login, or set its key.\n")
+    assert not (desk.home / "asked").exists(), "it was asked something that costs money"
+
+
+def test_make_demo_takes_the_agent_from_its_arguments_alone() -> None:
+    """Some agents set AGENT for what they run; that must not make the demo cost money."""
+
+    def recipe(*arguments: str) -> str:
+        command = ["make", "--no-print-directory", "-n", "demo", *arguments]
+        return (
+            subprocess.run(
+                command,
+                cwd=ROOT,
+                env={"PATH": os.environ["PATH"], "AGENT": "amp"},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            .stdout.splitlines()[-1]
+            .strip()
+        )
+
+    assert recipe() == ".venv/bin/agentq demo"
+    assert recipe("AGENT=codex") == ".venv/bin/agentq demo --agent 'codex'"
 
 
 @pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGINT])

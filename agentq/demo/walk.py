@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from agentq.errors import AgentqError
+from agentq.demo.cast import Cast
+from agentq.errors import AgentqError, ExitCode
 
 FILES = {
     "stats.py": "def mean(values):\n    total = sum(values)\n    return total / (len(values) - 1)\n",
@@ -24,7 +25,9 @@ FILES = {
 TASK = "# A failing test\n\n`python -m unittest` fails in this repository. Find out why, mend the code, not the test.\n"
 WORKERS = ("implementation-worker", "review-worker")
 NAMESPACE = "agentq-demo"
-READY_SECONDS = 30.0
+READY_SECONDS, LOOK_SECONDS = 30.0, 0.5
+STOPS = ((signal.SIGTERM, 10), (signal.SIGTERM, 20), (signal.SIGKILL, None))
+"""How a daemon is ended, and the seconds that it gets: the first lets it finish, the second ends its agent, too."""
 
 
 class DemoFailed(AgentqError):
@@ -37,6 +40,11 @@ class Daemon(NamedTuple):
     process: "subprocess.Popen[bytes]"
     log: Path
 
+    @property
+    def said(self) -> str:
+        """Its log so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
 
 LOGIN = ("AGENTQ_BROKER_USER", "AGENTQ_BROKER_PASSWORD")
 """What is believed of the user's own variables, for the broker that was given."""
@@ -45,8 +53,9 @@ LOGIN = ("AGENTQ_BROKER_USER", "AGENTQ_BROKER_PASSWORD")
 class Walk:
     """One walk through in a folder of its own, which stays behind with all evidence."""
 
-    def __init__(self, folder: Path, broker: str | None) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, broker: str | None, cast: Cast) -> None:
+        self._folder, self._cast = folder, cast
+        self._daemons: list[Daemon] = []
         kept = {
             key: value
             for key, value in os.environ.items()
@@ -61,12 +70,16 @@ class Walk:
     def run(self) -> None:
         """Do it all; raises DemoFailed with the step that went wrong."""
         started = time.monotonic()
-        self._say("a git repository with a failing test, and two workers with a SCRIPTED agent (no model, no key)")
+        self._say(f"a git repository with a failing test, and {self._cast.opening}")
         self._make_repository()
         self._make_workers()
         self._agentq("init", "--write", "--store", str(self._folder / "shared"), quiet=True)
+        if self._cast.tool:
+            self._check_agent(self._cast.tool)
         with ExitStack() as daemons:
-            for daemon in [daemons.enter_context(self._daemon(name)) for name in WORKERS]:
+            self._daemons = [daemons.enter_context(self._daemon(name)) for name in WORKERS]
+            daemons.callback(self._daemons.clear)  # from then on they may end
+            for daemon in self._daemons:
                 self._until_ready(daemon)
             self._walk()
         self._check_patch()
@@ -79,13 +92,13 @@ class Walk:
         self._agentq(*submit, "--repo", "repo", "--file", "task.md", "--expect", "test-output")
         self._agentq("status", "demo-fix")
         self._say("later it reads the evidence: every digest is checked, and the worker ran the tests itself")
-        self._agentq("wait", "demo-fix", "--timeout", "60")
+        self._agentq("wait", "demo-fix", "--timeout", str(self._cast.seconds))
         self._agentq("result", "demo-fix")
         self._say("the patch goes to a reviewer, straight out of the store")
         patch = self._agentq("result", "demo-fix", "--artifact", "patch", "--path", quiet=True).strip()
         review = ("submit", "--to", "review-worker", "--type", "review", "--id", "demo-review")
         self._agentq(*review, "--file", patch, "--instructions", "Review this patch and identify risks.")
-        self._agentq("wait", "demo-review", "--timeout", "60")
+        self._agentq("wait", "demo-review", "--timeout", str(self._cast.seconds))
         self._agentq("result", "demo-review")
         self._agentq("inbox", "--ack")
 
@@ -116,22 +129,21 @@ class Walk:
         (self._folder / "task.md").write_text(TASK, encoding="utf-8")
 
     def _make_workers(self) -> None:
-        agent = json.dumps([sys.executable, "-m", "agentq.demo.agent"])
-        verify = json.dumps([sys.executable, "-B", "-m", "unittest"])
-        self._profile(
-            "implementation",
-            f'types = ["implementation"]\n\n[runner]\ncommand = {agent}\n\n[workspace]\nkind = "git-worktree"\n\n'
-            f'[evidence]\nartifacts = ["summary", "patch", "test-output", "risks"]\nverify = {verify}\n',
-        )
-        self._profile(
-            "review", f'types = ["review"]\n\n[runner]\ncommand = {agent}\n\n[evidence]\nartifacts = ["summary"]\n'
-        )
+        for name, text in self._cast.profiles().items():
+            folder = self._folder / "workers" / name
+            folder.mkdir(parents=True)
+            (folder / "worker.toml").write_text(text, encoding="utf-8")
+            (folder / "prompt.md").write_text(self._cast.prompts[name], encoding="utf-8")
 
-    def _profile(self, name: str, text: str) -> None:
-        folder = self._folder / "workers" / name
-        folder.mkdir(parents=True)
-        (folder / "worker.toml").write_text(f'agent = "{name}-worker"\n{text}', encoding="utf-8")
-        (folder / "prompt.md").write_text(f"You are the {name} worker of the demo.\n", encoding="utf-8")
+    def _check_agent(self, tool: str) -> None:
+        """Raise DemoFailed unless the tool is there and logged in, as far as it tells without being asked anything."""
+        check = ("worker", "check", WORKERS[0], "--json")
+        found = json.loads(self._agentq(*check, quiet=True, codes=(ExitCode.OK, ExitCode.NEEDS_MENDING)))
+        for one in found["checks"]:
+            if one["well"] is False:
+                missing = f"Install {tool} where PATH finds it, and log in to it."
+                raise DemoFailed(one["said"], hint=missing if one["name"] == "agent" else one["hint"])
+        print("\n".join(one["said"] for one in found["checks"] if one["name"] in ("agent", "login")), flush=True)
 
     @contextmanager
     def _daemon(self, name: str) -> Iterator[Daemon]:
@@ -145,44 +157,70 @@ class Walk:
         try:
             yield Daemon(daemon, log)
         finally:
-            daemon.send_signal(signal.SIGTERM)
-            try:
-                daemon.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
-                daemon.wait()
+            _end(daemon)
 
     def _until_ready(self, daemon: Daemon) -> None:
         deadline = time.monotonic() + READY_SECONDS
-        while ": ready" not in (text := daemon.log.read_text(encoding="utf-8", errors="replace")):
+        while ": ready" not in daemon.said:
             if daemon.process.poll() is not None or time.monotonic() > deadline:
-                raise DemoFailed(f"a worker did not come up:\n{text}", hint=f"Its log is {daemon.log}.")
+                raise DemoFailed(f"a worker did not come up:\n{daemon.said}", hint=f"Its log is {daemon.log}.")
             time.sleep(0.02)
 
     # ------------------------------------------------------------------ running things
 
-    def _agentq(self, *arguments: str, quiet: bool = False) -> str:
+    def _agentq(self, *arguments: str, quiet: bool = False, codes: Collection[int] = (ExitCode.OK,)) -> str:
         if not quiet:
             print(f"$ agentq {shlex.join(arguments)}".replace(f"{self._folder}/", ""), flush=True)
-        text = self._run([sys.executable, "-m", "agentq", *arguments], self._folder)
+        text = self._run([sys.executable, "-m", "agentq", *arguments], self._folder, codes)
         if not quiet:
             print(text, end="", flush=True)
         return text
 
-    def _run(self, command: list[str], folder: Path) -> str:
+    def _run(self, command: list[str], folder: Path, codes: Collection[int] = (0,)) -> str:
+        """What it prints; raises DemoFailed for another exit status than these."""
         try:
-            done = subprocess.run(
-                command, cwd=folder, env=self._environment, capture_output=True, text=True, timeout=90, check=False
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
         except FileNotFoundError as error:
             raise DemoFailed(f"{command[0]} is not installed", hint=f"Install {command[0]} and try again.") from error
-        if done.returncode:
-            shown = shlex.join(command)
+        with process:
+            try:
+                out, err = self._communicate(process)
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode not in codes:
             raise DemoFailed(
-                f"{shown} ended with status {done.returncode}:\n{done.stdout}{done.stderr}",
+                f"{shlex.join(command)} ended with status {process.returncode}:\n{out}{err}",
                 hint=f"The workers' logs are in {self._folder}.",
             )
-        return done.stdout
+        return out
+
+    def _communicate(self, process: "subprocess.Popen[str]") -> tuple[str, str]:
+        """What it prints on both streams; raises DemoFailed when a worker ends before it."""
+        deadline = time.monotonic() + self._cast.seconds + READY_SECONDS
+        while time.monotonic() < deadline:
+            with suppress(subprocess.TimeoutExpired):
+                return process.communicate(timeout=LOOK_SECONDS)
+            for daemon in self._daemons:
+                if daemon.process.poll() is not None:
+                    raise DemoFailed(f"a worker ended:\n{daemon.said}", hint=f"Its log is {daemon.log}.")
+        raise DemoFailed("a command does not end", hint=f"The workers' logs are in {self._folder}.")
 
     def _say(self, text: str) -> None:
         print(f"\n# {text}", flush=True)
+
+
+def _end(daemon: "subprocess.Popen[bytes]") -> None:
+    for what, seconds in STOPS:
+        daemon.send_signal(what)
+        with suppress(subprocess.TimeoutExpired):
+            daemon.wait(timeout=seconds)
+            return

@@ -4,10 +4,11 @@ A prompt holds a line `SCRIPT: [step, …]`; each request gets the next step, co
 
     {"say": text}  {"write": [path, text]}  {"edit": [path, old, new]}  {"read": path}  {"shell": command}
     {"status": 429, "times": 2, "message": text, "headers": {…}, "error": {…}}   an error, so often (else for ever)
-    {"hang": true}  {"drop": true}  {"flood": bytes}  {"refuse": text}  {"tool": [name, input]}
+    {"hang": true, "times": 1}  {"drop": true}  {"flood": bytes}  {"refuse": text}  {"tool": [name, input]}
 
-The tools are whichever the agent offers. The stub is also the proxy that agents are given: whoever asks it for another
-host gets no answer and is noted in `strays`.
+An error or a `hang` with `times` is passed over after so many times. What the model does where nobody could write a
+script into the prompt, `parts` say by words of the prompt. The tools are whichever the agent offers. The stub is also
+the proxy that agents are given: whoever asks it for another host gets no answer and is noted in `strays`.
 """
 
 import itertools
@@ -15,7 +16,7 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -49,12 +50,15 @@ def script(*steps: Step) -> str:
     return f"Do what the script says.\nSCRIPT: {json.dumps(steps)}\n"
 
 
-def steps_of(asked: Asked) -> tuple[list[Step], int]:
-    """The newest script in a request, and how many turns the model has taken since."""
+def steps_of(asked: Asked, parts: Mapping[str, Sequence[Step]]) -> tuple[Sequence[Step], int]:
+    """The newest script in a request, or what the newest words in it stand for, and how many turns the model has taken
+    since."""
     for index in range(len(asked.turns) - 1, -1, -1):
-        found = SCRIPT.findall(asked.turns[index] or "")
+        turn = asked.turns[index] or ""
+        found: list[Sequence[Step]] = [json.loads(script) for script in SCRIPT.findall(turn)[-1:]]
+        found += [steps for words, steps in parts.items() if words in turn]
         if found:
-            return json.loads(found[-1]), sum(turn is None for turn in asked.turns[index:])
+            return found[0], sum(turn is None for turn in asked.turns[index:])
     return [], 0
 
 
@@ -128,6 +132,7 @@ class Stub(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.strays: list[str] = []
+        self.parts: Mapping[str, Sequence[Step]] = {}
         self.closing = threading.Event()
         self.failed: Counter[str] = Counter()
         self.numbers = itertools.count()
@@ -135,17 +140,18 @@ class Stub(ThreadingHTTPServer):
 
     def step(self, asked: Asked) -> Step:
         """The step that a request is at; an error that was told often enough is passed over."""
-        steps, taken = steps_of(asked)
+        steps, taken = steps_of(asked, self.parts)
         if not asked.tools:
             return {"say": "ok"}  # titles and the like
         with self.lock:
             for index, step in enumerate(steps):
                 key = f"{index} of {json.dumps(steps)}"
-                if "status" in step and self.failed[key] < step.get("times", 1 << 30):
+                hinders = "status" in step or "times" in step
+                if hinders and self.failed[key] < step.get("times", 1 << 30):
                     if taken == 0:
                         self.failed[key] += 1
                         return step
-                elif "status" not in step:
+                elif not hinders:
                     if taken == 0 or "drop" in step:
                         return step
                     taken -= 1
