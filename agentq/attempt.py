@@ -19,7 +19,7 @@ from agentq.engine import Delivery, Engine
 from agentq.errors import AgentqError, Conflict, Invalid
 from agentq.evidence import Evidence
 from agentq.gathering import Gathering
-from agentq.handover import hand_over
+from agentq.handover import begun, hand_over
 from agentq.keeper import Keeper, standing
 from agentq.lifecycle import backoff, cancelled_because
 from agentq.messages import REASON_LIMIT, Outcome, Stopped, Usage, shorten, utc_now
@@ -212,6 +212,7 @@ class AttemptRun:
             repository=labels.get("repo") or section.repository,
             base=labels.get("base") or section.base,
             cache=self._bench.repositories,
+            patch=begun(self._records, self._start.papers),
         )
 
     # ------------------------------------------------------------------ finishing
@@ -283,7 +284,7 @@ class AttemptRun:
         if evidence.faults:
             reason = f"the agent said it was done, but {evidence.in_words()}"
             return await self._end(reason, evidence, retry_at=self._next_try())
-        return await self._commit("completed", evidence, summary, verified=True)
+        return await self._commit("completed", evidence, summary, verified=True, verdict=evidence.verdict)
 
     async def _commit(
         self,

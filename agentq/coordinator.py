@@ -13,7 +13,7 @@ from agentq.commit import REPORT
 from agentq.errors import Conflict, Invalid, NotFound, NothingYet, StoreUnavailable
 from agentq.gates import check_needs, look_at_gates
 from agentq.groups import plant
-from agentq.lifecycle import Papers, Status, derive, expires_at
+from agentq.lifecycle import Papers, Status, broken, derive, expires_at
 from agentq.messages import Artifact, Completion, Doubted, Envelope, new_task_id, utc_now
 from agentq.papers import Claim
 from agentq.records import Records
@@ -136,9 +136,11 @@ class Coordinator:
         if papers.manifest is None and papers.seal is None:
             raise Conflict(f"{task_id} has not ended, there is nothing to retry", hint=f"See: agentq status {task_id}")
         if envelope.is_group:
-            raise Invalid(f"{task_id} is a plan", hint="Submit its file under another id: agentq plan submit --id.")
+            raise _is_a_group(envelope)
         lost = [need.task_id for need in papers.needs if need.manifest and need.manifest.status != "completed"]
-        if lost and envelope.run_if == "completed":
+        if not lost and (over := broken(papers)):
+            raise Conflict(f"{task_id} would be {over[0]} again: {over[1]}", hint=f"See: agentq why {task_id}")
+        if lost and envelope.run_if != "always":
             raise Conflict(
                 f"{task_id} needs {lost[0]}, which did not complete: it would fail again",
                 hint=f"Retry {lost[0]} first, then submit this one anew with --after its new id.",
@@ -250,8 +252,10 @@ class Coordinator:
 
     def collected(self, task_id: str) -> datetime | None:
         """Since when the task's evidence may be gone, None while it is kept."""
-        collected = self._records.collected(task_id)
-        return collected.at if collected else None
+        envelope = self._records.envelope(task_id)
+        owners = (task_id, *(task.task_id for task in envelope.plan)) if envelope else (task_id,)
+        found = (self._records.collected(owner) for owner in owners)
+        return next((collected.at for collected in found if collected), None)
 
     def check(self, manifest: Completion) -> None:
         """Check every artifact and the report's copy against the manifest; raises EvidenceError."""
@@ -321,6 +325,14 @@ class Coordinator:
         if manifest and self._records.marks.is_open(task_id):
             self.released += settle_in_store(self._records, manifest)
         self._records.take_from_inbox(coordinator, task_id)
+
+
+def _is_a_group(group: Envelope) -> Invalid:
+    if group.review:
+        return Invalid(
+            f"{group.task_id} is a review loop", hint="Submit it again under another id: agentq submit --id."
+        )
+    return Invalid(f"{group.task_id} is a plan", hint="Submit its file under another id: agentq plan submit --id.")
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from agentq.commit import REPORT
 from agentq.errors import Invalid
 from agentq.harmless import one_line
-from agentq.messages import SUMMARY_LIMIT, Artifact, shorten
+from agentq.messages import SUMMARY_LIMIT, Artifact, Decision, shorten
 from agentq.proposal import PROPOSAL
 from agentq.quota import Quota
 from agentq.records import Records
@@ -37,6 +37,8 @@ class Evidence:
     faults: list[str] = field(default_factory=list)
     lacks: dict[str, str] = field(default_factory=dict)
     """Why there is no artifact of that name, where that is known."""
+    verdict: Decision | None = None
+    """What the review came to, when one was asked for and brought."""
 
     def of(self, name: str) -> Artifact | None:
         """The artifact of that name."""

@@ -22,6 +22,7 @@ from agentq.evidence import (
     section_of,
     summary_from,
 )
+from agentq.judgement import SHAPE, VERDICT, VERDICT_LIMIT, read_judgement
 from agentq.messages import Envelope
 from agentq.papers import Proposal
 from agentq.patience import patiently
@@ -112,13 +113,27 @@ class Gathering:
         collector = own.copy()
         collector.add_output(self._scratch.output, self._reserved())
         evidence, asked = collector.evidence, self._asked()
+        evidence.lacks[VERDICT] = f"write {SHAPE} to {VERDICT}.json"
         summary = self._summary(evidence, proposal, ran)
         report = report_text(evidence, ran.final_text, summary)
         if report:
             collector.add(REPORT, report, suffix=".md", made_by="agent")
         self._add_sections(collector, asked)
         evidence.require((REPORT, *asked))
+        if VERDICT in asked:
+            self._judge(evidence)
         return evidence, summary
+
+    def _judge(self, evidence: Evidence) -> None:
+        """Take the verdict of a review for its word; one that is none is a fault that says how it should be."""
+        if not (found := evidence.of(VERDICT)):
+            return
+        try:
+            if found.bytes > VERDICT_LIMIT:
+                raise Invalid(f"the verdict has {found.bytes} bytes, {VERDICT_LIMIT} is the limit")
+            evidence.verdict = read_judgement(self._records.artifacts.read(found)).verdict
+        except Invalid as error:
+            evidence.faults.append(str(error))
 
     def _reserved(self) -> set[str]:
         """What this worker makes itself, also when there is none this time: no claim stands in for it."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from agentq.artifacts import evidence_prefix
 from agentq.commit import REPORT, commit
 from agentq.lifecycle import NEEDS, cancelled_because
+from agentq.loops import Conclusion, concluded, was_needed
 from agentq.messages import Completion, Envelope, Usage, sha256_hex
 from agentq.papers import Cancel
 from agentq.records import Records
@@ -56,27 +57,38 @@ def conclude(records: Records, group: Envelope) -> Completion | None:
 
 
 def _completion(records: Records, group: Envelope, ended: Sequence[Completion]) -> Completion:
-    worst = next((s for s in ("failed", "expired", "cancelled") if any(m.status == s for m in ended)), None)
-    others = [m for m in ended if m.status != "completed"]
-    cancel = records.cancel(group.task_id) if worst == "cancelled" else None
+    ran = [m for m in ended if was_needed(m)]
+    end = concluded(records, ended) if group.review else _of_plan(ran)
+    cancel = records.cancel(group.task_id) if end.status == "cancelled" else None
     report = records.artifacts.add(
-        evidence_prefix(group.task_id, "plan"), REPORT, _report(group, ended), suffix=".md", made_by="daemon"
+        evidence_prefix(group.task_id, "plan"), REPORT, _report(group, ran), suffix=".md", made_by="daemon"
     )
     return Completion(
         task_id=group.task_id,
         from_="agentq",
         to=group.from_,
-        status="completed" if worst is None else "cancelled" if worst == "cancelled" else "failed",
+        status=end.status,
         attempt=0,
         finished_at=max(m.finished_at for m in ended),
-        summary=f"{len(ended) - len(others)} of {len(ended)} tasks completed",
-        reason=cancelled_because(cancel) if cancel else _reason(others),
-        verified=worst is None and all(m.verified for m in ended),
+        summary=end.summary,
+        reason=cancelled_because(cancel) if cancel else end.reason,
+        verified=end.verified,
         result_sha256=report.sha256,
-        artifacts=(report,),
-        usage=_sum(m.usage for m in ended),
+        artifacts=(report, *end.artifacts),
+        usage=_sum(m.usage for m in ran),
         envelope_sha256=sha256_hex(records.registered(group.task_id) or b""),
         traceparent=group.traceparent,
+    )
+
+
+def _of_plan(ended: Sequence[Completion]) -> Conclusion:
+    worst = next((s for s in ("failed", "expired", "cancelled") if any(m.status == s for m in ended)), None)
+    others = [m for m in ended if m.status != "completed"]
+    return Conclusion(
+        status="completed" if worst is None else "cancelled" if worst == "cancelled" else "failed",
+        reason=_reason(others),
+        summary=f"{len(ended) - len(others)} of {len(ended)} tasks completed",
+        verified=worst is None and all(m.verified for m in ended),
     )
 
 
@@ -93,6 +105,7 @@ def _report(group: Envelope, ended: Sequence[Completion]) -> bytes:
     lines = [f"# {group.task_id}", ""]
     for m in ended:
         lines.append(f"- {m.task_id}: {m.status}{'' if m.status != 'completed' or m.verified else ' (unverified)'}")
+        lines += [f"  verdict: {m.verdict}"] if m.verdict else []
         lines += [f"  reason: {' '.join(m.reason.split())}"] if m.reason else []
         lines += [f"  {m.from_} writes: {' '.join(m.summary.split())}"] if m.summary else []
         lines += [f"  {m.result_ref}"] if m.result_ref else []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agentq.artifacts import evidence_prefix
 from agentq.errors import Conflict, EvidenceError, Invalid
-from agentq.evidence import TRANSCRIPT
+from agentq.evidence import PATCH, TRANSCRIPT
 from agentq.lifecycle import Papers
 from agentq.messages import Artifact, sha256_hex
 from agentq.records import Records
@@ -65,6 +65,21 @@ def context_of(records: Records, papers: Papers) -> bytes | None:
     if approved and approved.context_sha256 != digest:
         raise Conflict("the context was altered after it was approved")
     return data
+
+
+def begun(records: Records, papers: Papers) -> bytes | None:
+    """The patch with which the task's workspace begins, None when it continues nothing; raises Invalid without it."""
+    task_id = papers.envelope.continues
+    if task_id is None:
+        return None
+    result = next((need.manifest for need in papers.needs if need.task_id == task_id), None)
+    patch = result.artifact(PATCH) if result else None
+    if patch is None:
+        raise Invalid(f"{task_id}, which it continues, has no patch")
+    try:
+        return records.artifacts.read(patch)
+    except EvidenceError as error:
+        raise Invalid(f"it cannot continue {task_id}: {error}") from error
 
 
 def _context(records: Records, papers: Papers, target: Path) -> Path | None:

@@ -17,6 +17,8 @@ from agentq.papers import Approval, Attempt, Cancel, Claim, Collected, Demand, M
 
 NEEDS = "it needs "
 """How the reason of a task begins that ended because another one did not complete."""
+NOT_NEEDED = "not needed: "
+"""How the reason of a task begins that ended because a review found nothing left to be done."""
 
 State = Literal["pending", "processing", "completed", "failed", "cancelled", "expired"]
 WaitsFor = Literal["queued", "delayed", "dependencies", "approval", "lease", "moved"]
@@ -200,12 +202,24 @@ def broken(papers: Papers) -> tuple[Outcome, str] | None:
         return None
     lost = next((n.manifest for n in papers.needs if n.manifest and n.manifest.status != "completed"), None)
     if lost is None:
-        return None
+        return _not_asked_for(papers) if papers.envelope.run_if == "changes_requested" else None
+    if lost.status == "cancelled" and lost.reason and lost.reason.startswith(NOT_NEEDED):
+        return "cancelled", lost.reason
     outcome: Outcome = "cancelled" if lost.status == "cancelled" else "failed"
     if lost.reason and lost.reason.startswith(NEEDS):
         return outcome, lost.reason  # in a chain, the task with which it began
     why = f": {lost.reason}" if lost.reason else ""
     return outcome, f"{NEEDS}{lost.task_id}, which {'was' if outcome == 'cancelled' else 'has'} {lost.status}{why}"
+
+
+def _not_asked_for(papers: Papers) -> tuple[Outcome, str] | None:
+    """How a task ends of which the review that it needs asks nothing; None while it has not ended, or does ask."""
+    verdicts = {n.manifest.verdict: n.task_id for n in reversed(papers.needs) if n.manifest}
+    if papers.missing or "request-changes" in verdicts:
+        return None
+    if review := verdicts.get("approve"):
+        return "cancelled", f"{NOT_NEEDED}{review} approved"
+    return "failed", f"{NEEDS}a verdict, and none of what it waited for gave one"
 
 
 def ending(papers: Papers, now: datetime) -> tuple[Outcome, str] | None:

@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
@@ -27,11 +28,13 @@ LONGEST_SECONDS = 366 * 24 * 3600
 SUMMARY_LIMIT = 1000
 REASON_LIMIT = 4000
 NEEDS_LIMIT = 1000
+ROUNDS_LIMIT = 10
 
 Priority = Literal["low", "normal", "high", "urgent"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 Outcome = Literal["completed", "failed", "cancelled", "expired"]
 Stopped = Literal["proven", "presumed"]
+Decision = Literal["approve", "request-changes"]
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _OF_A_TASK = re.compile(r"(?:^|/)(?:artifacts/([^/]+)/.+|(?:tasks|results)/([^/]+)\.(?:md|json))$")
@@ -122,6 +125,13 @@ class Budget(Message):
     max_tokens: Annotated[int, Field(ge=1, lt=2**53)] | None = None
 
 
+class Review(Message):
+    """That a group is a review loop: who reviews, and how often at most."""
+
+    by: Name
+    rounds: Annotated[int, Field(ge=1, le=ROUNDS_LIMIT)] = 3
+
+
 class Envelope(Message):
     """A task as it travels; the first ten fields are all that a foreign producer must send."""
 
@@ -146,7 +156,8 @@ class Envelope(Message):
     not_before: AwareDatetime | None = None
     delay_seconds: Seconds | None = None
     depends_on: Annotated[tuple[TaskId, ...], Field(max_length=NEEDS_LIMIT)] = ()
-    run_if: Literal["completed", "always"] = "completed"
+    run_if: Literal["completed", "always", "changes_requested"] = "completed"
+    continues: TaskId | None = None
     requires_approval: bool = False
     group: TaskId | None = None
     retry_of: TaskId | None = None
@@ -154,7 +165,15 @@ class Envelope(Message):
     labels: dict[str, str] = Field(default_factory=dict)
     traceparent: Annotated[str | None, BeforeValidator(_text_or_none)] = None
     signature: dict[str, Any] | str | None = None
+    review: Review | None = None
     plan: tuple["Envelope", ...] = ()
+
+    @field_validator("continues")
+    @classmethod
+    def _is_needed(cls, task_id: str | None, info: ValidationInfo) -> str | None:
+        if task_id is not None and task_id not in info.data.get("depends_on", ()):
+            raise ValueError("what a task continues it must depend on")
+        return task_id
 
     @field_validator("instructions")
     @classmethod
@@ -268,6 +287,7 @@ class Completion(Message):
     `given_up` says that agentq failed it (attempts used up, or nothing may run it), so that it is dead-lettered.
     `envelope_sha256` is the digest of the registered envelope that it answers, `signature` covers all but itself;
     `traceparent` is the W3C trace context of the attempt that it comes from, else of the task.
+    `verdict` is what a review came to, when one was asked for.
     Of a cancelled attempt `stopped` says whether its process tree is proven gone, `stop_seconds` how long that took.
     """
 
@@ -283,6 +303,7 @@ class Completion(Message):
     finished_at: AwareDatetime
     reason: str | None = None
     verified: bool = False
+    verdict: Decision | None = None
     given_up: bool = False
     stopped: Stopped | None = None
     stop_seconds: float | None = None

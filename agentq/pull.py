@@ -22,9 +22,10 @@ from agentq.errors import AgentqError, Conflict, Invalid
 from agentq.evidence import SUMMARY
 from agentq.guards import guard_id
 from agentq.handover import context_of
+from agentq.judgement import VERDICT, VERDICT_LIMIT, read_judgement
 from agentq.keeper import standing
 from agentq.lifecycle import cancelled_because
-from agentq.messages import SUMMARY_LIMIT, Artifact, Completion, Envelope, Message, Outcome, shorten, utc_now
+from agentq.messages import SUMMARY_LIMIT, Artifact, Completion, Decision, Envelope, Message, Outcome, shorten, utc_now
 from agentq.papers import Lease, Owner
 from agentq.patience import cancelled
 from agentq.proposal import Hand, proof_of
@@ -192,14 +193,15 @@ class Holder:
         except Conflict:
             list(self._add(f"hand-{proof_of(self._held.token)[:12]}", summary, pieces))
             raise
-        envelope = start.papers.envelope
+        envelope, verdict = start.papers.envelope, None
         if hand.status == "completed":
             self._require(envelope, summary, dict(pieces))
+            verdict = _verdict(envelope, dict(pieces))
         artifacts = tuple(self._add(self._held.attempt, summary, pieces))
         if start.papers.cancel:
             return self._end_cancelled(start, artifacts)
         status: Outcome = "completed" if hand.status == "completed" else "failed"
-        return self._commit(start, status, hand.reason, shorten(summary, SUMMARY_LIMIT), artifacts)
+        return self._commit(start, status, hand.reason, shorten(summary, SUMMARY_LIMIT), artifacts, verdict)
 
     def release(self, hand: Hand) -> Completion | None:
         """Give the task back, uncounted, for another try at that time; the manifest when it was cancelled meanwhile."""
@@ -272,7 +274,13 @@ class Holder:
         return self._commit(start, "cancelled", cancelled_because(start.papers.cancel), "", artifacts)
 
     def _commit(
-        self, start: Start, status: Outcome, reason: str | None, summary: str, artifacts: tuple[Artifact, ...]
+        self,
+        start: Start,
+        status: Outcome,
+        reason: str | None,
+        summary: str,
+        artifacts: tuple[Artifact, ...],
+        verdict: Decision | None = None,
     ) -> Completion:
         if standing(self._records, start) == "lost":
             raise self._lost()
@@ -286,10 +294,23 @@ class Holder:
             stopped="presumed" if status == "cancelled" else None,
             artifacts=artifacts,
         )
-        manifest = commit(self._records, completion)
+        manifest = commit(self._records, completion.model_copy(update={"verdict": verdict}))
         error = "failed" if status == "failed" else None
         current().processed(start.papers.envelope, completion.attempt, start.claim.at, status, error, reason)
         self._released += settle_in_store(self._records, manifest)
         if manifest.attempt != self._held.attempt:
             raise self._lost()
         return manifest
+
+
+def _verdict(envelope: Envelope, pieces: dict[str, Path]) -> Decision | None:
+    """What a review comes to that was asked for; raises Invalid for one that is none."""
+    if VERDICT not in envelope.expected_output.artifacts:
+        return None
+    path = pieces[VERDICT]
+    if path.stat().st_size > VERDICT_LIMIT:
+        raise Invalid(f"the verdict {path} is larger than {VERDICT_LIMIT} bytes", hint="Give a smaller one.")
+    try:
+        return read_judgement(path.read_bytes()).verdict
+    except Invalid as error:
+        raise Invalid(str(error), hint=f"Correct {path}, and give it with --artifact {VERDICT}={path}.") from error

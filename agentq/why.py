@@ -9,6 +9,7 @@ from typing import NamedTuple
 from agentq.coordinator import Coordinator
 from agentq.errors import NotFound
 from agentq.lifecycle import NEEDS, Status, due, starts_from
+from agentq.loops import was_needed
 from agentq.messages import PRIORITIES, Message, utc_now
 from agentq.records import Records
 
@@ -58,6 +59,8 @@ class Explainer:
             return f"dead-lettered, because {reason}", f"agentq dlq show {task_id}"
         if status.state == "completed":
             return f"{reason}, {'verified' if status.verified else 'unverified'}", f"agentq result {task_id}"
+        if manifest and not was_needed(manifest):
+            return reason, f"agentq result {status.group}" if status.group else ""
         needed = self._lost(task_id) if reason.startswith(NEEDS) else None
         return reason, f"agentq why {needed}" if needed else f"agentq {'result' if status.tasks else 'retry'} {task_id}"
 

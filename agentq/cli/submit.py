@@ -3,10 +3,10 @@
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from agentq.cli.terms import (
     AllowSecrets,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from agentq.app import App
     from agentq.context import Context
     from agentq.coordinator import Registered
-    from agentq.messages import Envelope
+    from agentq.messages import Envelope, Review
 
 app = command()
 
@@ -51,7 +51,11 @@ FLAGS = {
     "delay_seconds": "--delay",
     "expected_output.artifacts": "--expect",
     "expected_output.format": "--format",
+    "by": "--review-by",
+    "rounds": "--rounds",
 }
+
+M = TypeVar("M", bound=BaseModel)
 
 
 @app.command()
@@ -91,11 +95,23 @@ def submit(
         ),
     ] = None,
     run_if: Annotated[
-        str | None, typer.Option(metavar="WHEN", help="completed, or always: whatever became of --after.")
+        str | None,
+        typer.Option(
+            metavar="WHEN", help="completed, always, or changes_requested by a review: what --after must come to."
+        ),
     ] = None,
     requires_approval: Annotated[
         bool, typer.Option("--requires-approval", help="Not before somebody approved it: agentq approve.")
     ] = False,
+    review_by: Annotated[
+        str | None, typer.Option(metavar="AGENT", help="Who reviews the work, until it is approved.")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(metavar="COUNT", help="Of work and review, at most (1 to 10).", show_default="3")
+    ] = None,
+    review_type: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="The kind of task that a review is.", show_default="review")
+    ] = None,
     expect: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A piece of evidence that must come back. Repeatable.")
     ] = None,
@@ -161,7 +177,11 @@ def submit(
             "context_sha256": context.sha256 if context and context.ref else None,
         }
     )
-    registered = _run(app, envelope, context.data if context and not context.ref else None, allow_secrets=allow_secrets)
+    data = context.data if context and not context.ref else None
+    if review := _review(review_by, rounds, review_type):
+        registered = _run_loop(app, envelope, review, review_type or "review", data, allow_secrets=allow_secrets)
+    else:
+        registered = _run(app, envelope, data, allow_secrets=allow_secrets)
     if not registered.new:
         say(f"{registered.envelope.task_id} was registered before, with the same content")
     if wait or limit is not None:
@@ -176,6 +196,39 @@ def _run(app: "App", envelope: "Envelope", context: bytes | None, *, allow_secre
     import asyncio
 
     return asyncio.run(app.submit(envelope, context, allow_secrets=allow_secrets))
+
+
+def _review(by: str | None, rounds: int | None, review_type: str | None) -> "Review | None":
+    from agentq.messages import Review
+
+    if by is None:
+        if rounds is not None or review_type is not None:
+            flag = "--rounds" if rounds is not None else "--review-type"
+            raise Invalid(
+                f"{flag} is about reviews, and nobody reviews", hint="Give --review-by AGENT, or leave it out."
+            )
+        return None
+    return _valid(Review, {"by": by} | ({} if rounds is None else {"rounds": rounds}))
+
+
+def _run_loop(
+    app: "App",
+    request: "Envelope",
+    review: "Review",
+    review_type: str,
+    context: bytes | None,
+    *,
+    allow_secrets: bool,
+) -> "Registered":
+    import asyncio
+
+    from agentq.loops import unrolled
+
+    try:
+        group, contexts = unrolled(request, review, review_type, context, app.store.ref)
+    except ValidationError as error:
+        raise _wrong(error) from error
+    return asyncio.run(app.submit_plan(group, contexts, allow_secrets=allow_secrets))
 
 
 def _wait(app: "App", task_id: str, seconds: float | None, *, json: bool) -> None:
@@ -199,13 +252,21 @@ def _wait(app: "App", task_id: str, seconds: float | None, *, json: bool) -> Non
 def _envelope(request: dict[str, Any]) -> "Envelope":
     from agentq.messages import Envelope
 
+    return _valid(Envelope, request)
+
+
+def _valid(model: type[M], values: dict[str, Any]) -> M:
     try:
-        return Envelope.model_validate(request)
+        return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(step for step in first["loc"] if isinstance(step, str))
-        what = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-        raise Invalid(f"{FLAGS.get(field, field)}: {what}", hint="See: agentq submit --help") from error
+        raise _wrong(error) from error
+
+
+def _wrong(error: ValidationError) -> Invalid:
+    first = error.errors(include_url=False, include_input=False)[0]
+    field = ".".join(step for step in first["loc"] if isinstance(step, str))
+    what = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+    return Invalid(f"{FLAGS.get(field, field)}: {what}", hint="See: agentq submit --help")
 
 
 def _context(app: "App", file: str | None, ref: str | None) -> "tuple[Context | None, str | None]":

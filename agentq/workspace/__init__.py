@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from agentq.errors import Invalid
 from agentq.request import is_url
 from agentq.workspace import folders, remote
-from agentq.workspace.changes import files_in
+from agentq.workspace.changes import apply, files_in
 from agentq.workspace.clone import Clone
 from agentq.workspace.copy import Copy
 from agentq.workspace.record import Record, forget, load
@@ -56,28 +56,35 @@ def open_workspace(
     repository: str | Path | None = None,
     base: str | None = None,
     cache: Path | None = None,
+    patch: bytes | None = None,
 ) -> Workspace:
     """Make the workspace of an attempt in `folder`, clearing away what an earlier try left there; its `repository` is a
-    path or a URL, which is fetched below `cache`.
+    path or a URL, which is fetched below `cache`. It begins with that `patch` of its base, which a read-only one keeps.
 
-    Raises Invalid for what no further try could mend (no git, no repository, no such base), else Unavailable.
+    Raises Invalid for what no further try could mend (no git, no repository, no such base, a patch that does not
+    apply), else Unavailable.
     """
     folder = folder.absolute()
     folders.make(folder.parent)
-    _of(load(folder)).remove()
+    _Opened(load(folder)).remove()
     record = Record("empty", folder, branch=branch_of(task_id, attempt), read_only=kind == "read-only")
     if kind != "none" and not (kind == "read-only" and repository is None):
         record = _of_repository(kind, record, _must_be_given(kind, repository), base, cache or folder.parent)
+    if patch is not None and record.made == "empty":
+        raise Invalid(
+            "the work that it continues is a patch, and there is no repository to apply it to",
+            hint="give the task the label `repo`, and its worker a workspace of another kind than `none`",
+        )
     record, notes = _with_notes(record)
     record.save()
-    workspace = _of(record, notes)
+    workspace = _Opened(record, notes, patch)
     workspace.create()
     return workspace
 
 
 def resume_workspace(folder: Path) -> Workspace:
     """What a dead attempt left of its workspace in that folder, for its patch and to be removed."""
-    return _of(load(folder.absolute()))
+    return _Opened(load(folder.absolute()))
 
 
 def branch_of(task_id: str, attempt: int) -> str:
@@ -121,14 +128,20 @@ _KINDS: dict[str, type[_Empty] | type[Worktree] | type[Clone] | type[Copy]] = {
 class _Opened:
     """A workspace of any kind, whose changes are kept or undone."""
 
-    def __init__(self, record: Record, notes: tuple[str, ...]) -> None:
+    def __init__(self, record: Record, notes: tuple[str, ...] = (), patch: bytes | None = None) -> None:
         self.path, self.notes = record.folder, notes
+        self._record, self._patch = record, patch
         self._inner = _KINDS[record.made](record)
 
     def create(self) -> None:
-        """Make it; what is written down of it says then that it is whole."""
+        """Make it, with the patch that it begins with; what is written down of it says then that it is whole."""
+        self._inner = _KINDS[self._record.made](self._record)
         self._inner.create()
-        self._inner.record = replace(self._inner.record, whole=True)
+        record = self._inner.record
+        if self._patch is not None:
+            begun = apply(record.base, self._patch, self.path, record.begun, self.path)
+            record = replace(record, base=begun) if record.read_only else record
+        self._inner.record = replace(record, whole=True)
         self._inner.record.save()
 
     def patch(self) -> bytes | None:
@@ -150,10 +163,7 @@ class _Opened:
     def remove(self) -> None:
         """Remove it."""
         self._inner.remove()
-
-
-def _of(record: Record, notes: tuple[str, ...] = ()) -> _Opened:
-    return _Opened(record, notes)
+        folders.remove(self._record.begun)
 
 
 def _of_repository(kind: Kind, record: Record, repository: str, base: str | None, cache: Path) -> Record:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agentq.errors import Invalid, Unavailable
-from agentq.workspace.git import Git, alternates, folder_of, fresh
+from agentq.workspace.git import Git, alternates, folder_of, fresh, words
 
 _GITLINK = "160000"
 _PATCH = (
@@ -61,6 +61,22 @@ def snapshot(base: Base, folder: Path, objects: Path, near: Path) -> Base:
     (objects / "info/alternates").write_bytes(alternates(base.objects))
     with _git(base, folder, near) as git:
         _add_all(folder, replace(git, variables={**git.variables, **there}), folder / ".git")
+        tree = git.line("write-tree", env=there)
+        return _with_index(replace(base, id=tree, objects=(objects, *base.objects)), folder_of(git) / "index", objects)
+
+
+def apply(base: Base, patch: bytes, folder: Path, objects: Path, near: Path) -> Base:
+    """Make of a folder that was filled with the base what a patch makes of that; answers with what it holds then, as a
+    base whose new objects go to `objects`. Raises Invalid for a patch that does not apply.
+    """
+    there = {"GIT_OBJECT_DIRECTORY": str(objects)}
+    (objects / "info").mkdir(parents=True, exist_ok=True)
+    (objects / "info/alternates").write_bytes(alternates(base.objects))
+    with _git(base, folder, near) as git:
+        _start(base, git)
+        done = git.run("apply", "--index", "--whitespace=nowarn", "-", stdin=patch, env=there)
+        if done.returncode:
+            raise Invalid(f"the patch does not apply to the base {base.id[:12]}: {words(done.stderr)}")
         tree = git.line("write-tree", env=there)
         return _with_index(replace(base, id=tree, objects=(objects, *base.objects)), folder_of(git) / "index", objects)
 

@@ -33,6 +33,11 @@ class Record:
         """Where the workspace keeps what belongs to it beside its folder."""
         return self.folder.with_name(f"{self.folder.name}.base")
 
+    @property
+    def begun(self) -> Path:
+        """Where the objects are of what a workspace began with that is not its base; it outlives that it is filled."""
+        return self.folder.with_name(f"{self.folder.name}.begun")
+
     def save(self) -> None:
         """Write it down beside the folder."""
         path = _path(self.folder)
