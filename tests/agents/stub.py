@@ -122,7 +122,7 @@ def _changed(path: str, old: str, new: str) -> str:
 
 
 class Stub(ThreadingHTTPServer):
-    """The server: what it was asked (`requests`, `strays`), and where it is."""
+    """The server: what it was asked (`requests`, `strays`), how many it lets hang, and where it is."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -133,6 +133,7 @@ class Stub(ThreadingHTTPServer):
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.strays: list[str] = []
         self.parts: Mapping[str, Sequence[Step]] = {}
+        self.hanging = 0
         self.closing = threading.Event()
         self.failed: Counter[str] = Counter()
         self.numbers = itertools.count()
@@ -204,6 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
             error = step.get("error") or dialect.error(status, message)
             return self._json(status, error, {"request-id": name, **step.get("headers", {})})
         if "hang" in step:
+            self.server.hanging += 1
             self.server.closing.wait()
             return None
         if "drop" in step:
