@@ -32,6 +32,8 @@ _ENVIRONMENT = {
     "LC_ALL": "C",
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_ASKPASS": "",
+    "SSH_ASKPASS": "false",
+    "SSH_ASKPASS_REQUIRE": "force",
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_NO_REPLACE_OBJECTS": "1",
     "GIT_NO_LAZY_FETCH": "1",
@@ -61,7 +63,8 @@ class Git:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                start_new_session=True,  # no terminal to ask on, and its children end with it
+                # Not a session: a child of ours in another one is taken for an orphan of some agent, and is killed.
+                process_group=0,
             )
         except FileNotFoundError as error:
             raise Invalid("git is not installed", hint="install git, or use the workspace `none`") from error
