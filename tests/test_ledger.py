@@ -218,19 +218,19 @@ def heartbeat(number: int, ago: float, **data: Any) -> Event:
 @pytest.mark.parametrize(
     ("said", "waits_for"),
     [
-        ([], None),  # nothing is known of a worker: it is not taken for dead
-        ([heartbeat(1, ago=5)], None),
-        ([heartbeat(1, ago=35)], "lease"),
-        ([heartbeat(2, ago=5), heartbeat(1, ago=35)], None),
-        ([heartbeat(1, ago=5), heartbeat(2, ago=1).model_copy(update={"kind": "worker_down"})], "lease"),
-        ([heartbeat(1, ago=5, heartbeat_seconds=0.1)], "lease"),
-        ([heartbeat(1, ago=5, draining=True)], None),
+        (lambda: [], None),  # nothing is known of a worker: it is not taken for dead
+        (lambda: [heartbeat(1, ago=5)], None),
+        (lambda: [heartbeat(1, ago=35)], "lease"),
+        (lambda: [heartbeat(2, ago=5), heartbeat(1, ago=35)], None),
+        (lambda: [heartbeat(1, ago=5), heartbeat(2, ago=1).model_copy(update={"kind": "worker_down"})], "lease"),
+        (lambda: [heartbeat(1, ago=5, heartbeat_seconds=0.1)], "lease"),
+        (lambda: [heartbeat(1, ago=5, draining=True)], None),
     ],
 )
 def test_a_task_whose_worker_is_silent_or_down_waits_for_its_lease(
-    ledger: Ledger, said: list[Event], waits_for: str | None
+    ledger: Ledger, said: Callable[[], list[Event]], waits_for: str | None
 ) -> None:
-    ledger.apply(page(submitted("one"), claimed("one", 1), *said))
+    ledger.apply(page(submitted("one"), claimed("one", 1), *said()))
     row = ledger.task("one")
     assert row
     assert (row.state, row.waits_for) == ("pending" if waits_for else "processing", waits_for)

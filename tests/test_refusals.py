@@ -383,7 +383,7 @@ def test_places_that_cannot_be_used(desk: Desk, flag: str, value: str, words: st
         ("agent = \n", "worker.toml, line 1: agent: Invalid value"),
         ('types = ["x"]\n', "worker.toml: agent: this key must be set"),
         ('agent = "a b"\n', "worker.toml, line 1: agent: letters, digits"),
-        ('agent = "x"\n[runner]\nkind = "shell"\n', "line 3: runner.kind: it should be 'command'"),
+        ('agent = "x"\n[runner]\nkind = "shell"\n', "line 2: runner: there is no such kind; there are command"),
         ('agent = "x"\n[runner]\ncommand = "make"\n', "line 3: runner.command: it should be a valid tuple"),
         ('agent = "x"\n[limits]\nparalel = 2\n', "line 3: limits.paralel: there is no such key"),
         ('agent = "x"\n[limits]\nlease_seconds = 1\n', "line 2: limits: lease_seconds must be at least twice"),

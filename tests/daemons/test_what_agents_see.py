@@ -21,7 +21,7 @@ LOADED = {
 }
 SEEN = {
     *("PATH", "HOME", "LANG", "DESK", "LET_ME"),
-    *(f"AGENTQ_{name}" for name in ("TASK_ID", "ATTEMPT", "TOKEN", "AGENT", "OUTPUT", "STORE")),
+    *(f"AGENTQ_{name}" for name in ("TASK_ID", "ATTEMPT", "TOKEN", "AGENT", "OUTPUT", "STORE", "IDEMPOTENCY_KEY")),
 }
 
 
