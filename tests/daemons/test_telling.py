@@ -24,14 +24,18 @@ WITHOUT_PAPERS = ("progress", "output")
 
 
 def read(deployment: Deployment, log: Log = "events") -> list[Event]:
-    """Everything in the log, each event once; who tells one again tells the same."""
+    """Everything in the log, each event once; who tells one again tells the same.
+
+    Other deployments share the log, and some of their tasks have the same names.
+    """
 
     async def act(engine: Engine) -> list[Event]:
         return [event async for page in engine.read(log) for event in page.events]
 
     once: dict[str, Event] = {}
     for event in deployment.with_engine(act):
-        assert _told(once.setdefault(event.id, event)) == _told(event)
+        first = once.setdefault(event.id, event)
+        assert _told(first) == _told(event) or not deployment.records.is_registered(event.task_id or "")
     return list(once.values())
 
 
