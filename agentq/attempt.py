@@ -1,7 +1,6 @@
 """One attempt of a task: run the agent, collect and check the evidence, commit or end."""
 
 import asyncio
-import contextlib
 import functools
 import logging
 import random
@@ -30,14 +29,13 @@ from agentq.prompt import render
 from agentq.proposal import read_own
 from agentq.quota import Growth
 from agentq.records import Records
-from agentq.runner import Ended, Job, Ran, Runner, Session
-from agentq.scratch import Scratch
+from agentq.runner import Ended, Job, Ran, Runner
 from agentq.sessions import Sessions
 from agentq.surroundings import credentials, surroundings
 from agentq.telling.attempt import Telling
 from agentq.tracing import Span, current
 from agentq.verdict import Settle, Start, Verdict
-from agentq.workspace import Workspace, open_workspace
+from agentq.workplace import Workplace
 
 log = logging.getLogger("agentq")
 
@@ -70,8 +68,16 @@ class AttemptRun:
         self._records = bench.records
         self._envelope = start.papers.envelope
         self._number = start.claim.attempt
-        self._scratch = Scratch(bench.scratch, self._envelope.task_id, self._number)
-        self._workspace: Workspace | None = None
+        self._place = Workplace(
+            bench.records,
+            bench.profile,
+            bench.sessions,
+            bench.scratch,
+            self._envelope,
+            self._number,
+            bench.repositories,
+        )
+        self._scratch = self._place.scratch
         self._began = time.monotonic()
         self._gone_at = self._began
         self._stopped: Stopped = "proven"  # nothing runs yet
@@ -94,13 +100,14 @@ class AttemptRun:
             self.ran = await self._run_agent()
             verdict = await self._finish(self.ran)
         except BaseException:
-            self._scratch.release()  # what is in it is brought in as late evidence
+            self._place.release()  # what is in it is brought in as late evidence
             raise
         finally:
             await cancelled(*self._upkeep)
             if self._listening:
                 await self._listening
-        await asyncio.to_thread(self._clean)
+        going_on = self._stopped == "proven" and self.keeper.stop != "lost" and not isinstance(verdict, Settle)
+        await patiently(functools.partial(self._place.close, going_on=going_on))
         return verdict
 
     # ------------------------------------------------------------------ running
@@ -126,9 +133,17 @@ class AttemptRun:
             self.telling.progress(unbounded)
         self.telling.progress("agent started")
         try:
-            return await self._unless_stopped(self._bench.runner, job)
+            return await self._run(job)
         finally:
             self.telling.end()
+
+    async def _run(self, job: Job) -> Ran:
+        """Run the agent; one whose conversation is gone begins another one."""
+        ran = await self._unless_stopped(self._bench.runner, job)
+        if job.session is None or ran.session or ran.ended != "failed":
+            return ran
+        log.warning("%s: attempt %d begins a new conversation: %s", job.task_id, job.attempt, masked(ran.reason or ""))
+        return await self._unless_stopped(self._bench.runner, replace(job, session=None))
 
     async def _unless_stopped(self, runner: Runner, job: Job) -> Ran:
         """Run a program to its end, and note when, and whether, all of it was gone."""
@@ -147,9 +162,9 @@ class AttemptRun:
         """Make the attempt's folders and prompt; raises Invalid for what no further attempt could mend."""
         self._scratch.create()
         handover = hand_over(self._records, self._start.papers, self._scratch)
-        self._workspace = self._open_workspace()
-        limits, work, output = self._bench.profile.limits, self._workspace.path, self._scratch.output
-        profile, notes = self._bench.profile, self._workspace.notes
+        workspace = self._place.open(functools.partial(begun, self._records, self._start.papers))
+        work, output, notes = workspace.path, self._scratch.output, self._place.notes
+        profile, limits = self._bench.profile, self._bench.profile.limits
         prompt = render(profile, self._start.papers, self._number, handover, output, work, notes)
         timeout = self._envelope.timeout_seconds or limits.timeout_seconds
         job = self._job(prompt, work, self._scratch.transcript, timeout)
@@ -162,7 +177,8 @@ class AttemptRun:
             heard=self.telling.hear,
             doing=lambda words: self.telling.progress(masked(words)),
             spent=self._spends,
-            met=functools.partial(self._meets, work),
+            met=self._place.meets,
+            session=self._place.session,
         )
 
     def _spends(self, usage: Usage) -> None:
@@ -180,11 +196,6 @@ class AttemptRun:
             if bounded and not tells:
                 yield f"{what} does not hold: an agent of kind {section.kind} does not tell what it takes"
 
-    def _meets(self, workdir: Path, session: Session) -> None:
-        with contextlib.suppress(OSError):  # without it the next attempt starts afresh
-            kind = self._bench.profile.runner.kind
-            self._bench.sessions.keep(self._envelope.task_id, self._number, kind, workdir, session)
-
     def _job(self, prompt: str, workdir: Path, transcript: Path, timeout: float) -> Job:
         return Job(
             task_id=self._envelope.task_id,
@@ -200,19 +211,6 @@ class AttemptRun:
             timeout_seconds=timeout,
             output_limit=self._bench.profile.limits.output_bytes,
             stop=self.keeper.stopped,
-        )
-
-    def _open_workspace(self) -> Workspace:
-        section, labels = self._bench.profile.workspace, self._envelope.labels
-        return open_workspace(
-            section.kind,
-            folder=self._scratch.work,
-            task_id=self._envelope.task_id,
-            attempt=self._number,
-            repository=labels.get("repo") or section.repository,
-            base=labels.get("base") or section.base,
-            cache=self._bench.repositories,
-            patch=begun(self._records, self._start.papers),
         )
 
     # ------------------------------------------------------------------ finishing
@@ -339,6 +337,8 @@ class AttemptRun:
         told = {"artifacts": tuple(evidence.artifacts), "usage": self._usage(), "started": self._started}
         end = end.model_copy(update=told)
         await patiently(functools.partial(self._records.end, self._envelope.task_id, end))
+        if counts and self._place.session:  # what went wrong twice may lie in the conversation
+            self._bench.sessions.forget(self._envelope.task_id)
         log.info("%s: attempt %d ended: %s", self._envelope.task_id, self._number, reason)
         word = self.keeper.stop or ("evidence" if self._ended == "done" else self._ended)
         self._span.ended(word, word if counts else None, reason)
@@ -355,26 +355,18 @@ class AttemptRun:
         if not self._scratch.root.exists():
             return Evidence(), ""
         self.telling.progress("collecting evidence")
-        profile, workspace = self._bench.profile, self._workspace
+        profile, workspace = self._bench.profile, self._place.workspace
         gathering = Gathering(self._records, profile, self._envelope, self._scratch, workspace)
         return await gathering.run(ran, proposal, self._verify, overfull=self.keeper.stop == "overfull")
 
     async def _verify(self) -> Ran | None:
-        if self._bench.verifier is None or self._workspace is None:
+        workspace = self._place.workspace
+        if self._bench.verifier is None or workspace is None:
             return None
         self.telling.progress("verifying")
         seconds = self._bench.profile.evidence.verify_seconds
-        job = self._job("", self._workspace.path, self._scratch.tests, seconds)
+        job = self._job("", workspace.path, self._scratch.tests, seconds)
         return await self._unless_stopped(self._bench.verifier, job)
-
-    def _clean(self) -> None:
-        if self._bench.profile.workspace.keep and self._scratch.root.exists():
-            log.info("%s: attempt %d is kept in %s", self._envelope.task_id, self._number, self._scratch.keep())
-            return
-        if self._workspace:
-            with contextlib.suppress(AgentqError):
-                self._workspace.remove()
-        self._scratch.remove()
 
 
 def _as_told(ran: Ran, proposal: Proposal | None) -> Ran:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_KEPT = "kept"
+_KEPT, _LEFT, _GOES_ON = "kept", "left", "goes-on-in"
 
 
 class Scratch:
@@ -21,6 +21,7 @@ class Scratch:
     def __init__(self, folder: Path, task_id: str, attempt: int) -> None:
         self.task_id = task_id
         self.attempt = attempt
+        self.folder = folder
         self.root = folder / task_id / str(attempt)
         self._lock: int | None = None
 
@@ -28,6 +29,22 @@ class Scratch:
     def work(self) -> Path:
         """Where the agent works, unless its workspace says otherwise."""
         return self.root / "work"
+
+    @property
+    def home(self) -> "Scratch":
+        """The folders that its workspace is in: its own, or those of an earlier attempt that it goes on in."""
+        with suppress(OSError, ValueError):
+            return Scratch(self.folder, self.task_id, int((self.root / _GOES_ON).read_text()))
+        return self
+
+    def go_on_in(self, home: "Scratch") -> None:
+        """Write down that the workspace is in those folders."""
+        (self.root / _GOES_ON).write_text(str(home.attempt))
+
+    @property
+    def is_left(self) -> bool:
+        """Whether there is nothing in it but a workspace for the next attempt."""
+        return (self.root / _LEFT).exists()
 
     @property
     def output(self) -> Path:
@@ -107,6 +124,16 @@ class Scratch:
         (self.root / _KEPT).touch()
         self.release()
         return self.root
+
+    def leave(self) -> None:
+        """Leave the workspace to the next attempt, and nothing else, and let go of it."""
+        (self.root / _LEFT).touch()
+        for path in self.root.iterdir():
+            if path.is_dir() and not path.is_symlink() and not path.name.startswith(self.work.name):
+                _remove_tree(path)
+            elif path.name != _LEFT and not path.name.startswith(self.work.name):
+                path.unlink()
+        self.release()
 
     def release(self) -> None:
         """Let go of the folders and leave them as they are."""

@@ -279,7 +279,8 @@ class Worker:
         return [attempt.telling.at_work() for attempt in self._running]
 
     async def _sweep_forever(self) -> None:
-        salvaging = functools.partial(salvage, self._records, self._profile, self._bench.scratch)
+        sessions, folder = self._bench.sessions, self._bench.scratch
+        salvaging = functools.partial(salvage, self._records, self._profile, sessions, folder)
         while True:
             await self._upkeep(lambda: asyncio.to_thread(salvaging))
             await asyncio.sleep(self._profile.limits.sweep_seconds)

@@ -1,6 +1,7 @@
 """Daemons whose agents are the real tools, on both engines: what they took is in the result, a login that does not work
 stops the worker, and a limit pauses it."""
 
+import json
 from datetime import datetime, timedelta
 from pathlib import Path
 from signal import SIGTERM
@@ -83,6 +84,56 @@ def test_a_task_is_done_and_what_it_took_is_known(place: Place) -> None:
     assert f"took {2 * INPUT} tokens in, {2 * OUTPUT} out" in said
     assert "All is done." in said
     assert Sessions(place.deployment.data / "sessions" / place.deployment.agent).of(task) is None
+    place.deployment.rest()
+
+
+@pytest.mark.promise("goes-on")
+def test_a_killed_workers_task_goes_on_in_its_conversation_and_workspace(place: Place) -> None:
+    deployment, stub = place.deployment, place.tool.stub
+    worker = place.worker()
+    task = place.submit({"shell": "echo one > first"}, {"hang": True, "times": 1}, {"say": "All is done."})
+    until(lambda: stub.hanging, "the answer that does not come", SECONDS)
+    worker.kill()
+    seen = len(stub.requests)
+    place.worker().says("attempt 2 goes on where 1 ended")
+    place.ends(task)
+    asked = [json.dumps(body) for _, body in stub.requests[seen:]]
+    assert max(body.count("SCRIPT: [") for body in asked) == 2, "the model is told of both attempts"
+    manifest = deployment.records.manifest(task)
+    assert manifest is not None
+    assert (manifest.attempt, manifest.summary) == (2, "All is done.")
+    assert manifest.usage.at_least
+    deployment.rest()
+
+
+@pytest.mark.promise("budget")
+def test_a_tool_is_stopped_at_its_budget(place: Place) -> None:
+    place.worker()
+    steps: list[Step] = [{"shell": f"echo {number}"} for number in range(20)]
+    task = place.submit(*steps, {"say": "All is done."}, max_tokens=str(3 * INPUT))
+    place.ends(task, "failed")
+    manifest = place.deployment.records.manifest(task)
+    assert manifest is not None
+    assert f"its budget of {3 * INPUT} tokens is used up" in (manifest.reason or "")
+    assert manifest.artifact("transcript")
+    tokens = manifest.usage.tokens or 0
+    assert tokens > 3 * INPUT
+    if place.tool.kind == "claude":  # Codex tells only in the end
+        assert tokens < 20 * INPUT
+    place.deployment.rest()
+
+
+def test_claude_code_stops_itself_at_its_cost(place: Place) -> None:
+    if place.tool.kind != "claude":
+        return
+    place.worker()
+    steps: list[Step] = [{"shell": f"echo {number}"} for number in range(20)]
+    task = place.submit(*steps, {"say": "All is done."}, max_cost_usd="0.01")
+    place.ends(task, "failed")
+    manifest = place.deployment.records.manifest(task)
+    assert manifest is not None
+    assert "its budget of $0.01 is used up" in (manifest.reason or "")
+    assert 0.01 <= (manifest.usage.cost_usd or 0) < 0.03
     place.deployment.rest()
 
 
