@@ -193,6 +193,29 @@ def test_a_demo_that_is_stopped_stops_its_daemons(desk: Desk, what: signal.Signa
         time.sleep(0.02)
 
 
+def test_a_demo_that_is_stopped_stops_the_users_agent(desk: Desk, tmp_path: Path) -> None:
+    desk.environment["PATH"] = tool(tmp_path / "bin", 'case $1 in -p) touch "$HOME/asked"; sleep 1000;; esac')
+    folder = desk.folder / "demo"
+    process = desk.start("demo", "--dir", str(folder), "--agent", "claude")
+    deadline = time.monotonic() + 60
+    while not (desk.home / "asked").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    assert [place for place in Path("/proc").glob("[0-9]*") if _is_within(place, folder / "data")]
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert not [place for place in Path("/proc").glob("[0-9]*") if _is_within(place, folder)]
+
+
+def _is_within(process: Path, folder: Path) -> bool:
+    try:
+        return (process / "cwd").readlink().is_relative_to(folder)
+    except OSError:
+        return False
+
+
 @pytest.fixture
 def wheel(tmp_path: Path) -> Path:
     """The package as pip builds it from the checkout."""

@@ -26,7 +26,7 @@ TASK = "# A failing test\n\n`python -m unittest` fails in this repository. Find 
 WORKERS = ("implementation-worker", "review-worker")
 NAMESPACE = "agentq-demo"
 READY_SECONDS, LOOK_SECONDS = 30.0, 0.5
-STOPS = ((signal.SIGTERM, 10), (signal.SIGTERM, 20), (signal.SIGKILL, None))
+STOPS = ((signal.SIGTERM, 2), (signal.SIGTERM, 20), (signal.SIGKILL, None))
 """How a daemon is ended, and the seconds that it gets: the first lets it finish, the second ends its agent, too."""
 
 
