@@ -3,13 +3,13 @@
 Its own paper names all its tasks, so that whoever finds it half-registered can finish it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from agentq.artifacts import evidence_prefix
 from agentq.commit import REPORT, commit
 from agentq.lifecycle import NEEDS, cancelled_because
 from agentq.loops import Conclusion, concluded, was_needed
-from agentq.messages import Completion, Envelope, Usage, sha256_hex
+from agentq.messages import Completion, Envelope, sha256_hex, total
 from agentq.papers import Cancel
 from agentq.records import Records
 
@@ -75,7 +75,7 @@ def _completion(records: Records, group: Envelope, ended: Sequence[Completion]) 
         verified=end.verified,
         result_sha256=report.sha256,
         artifacts=(report, *end.artifacts),
-        usage=_sum(m.usage for m in ran),
+        usage=total(tuple(m.usage for m in ran)),
         envelope_sha256=sha256_hex(records.registered(group.task_id) or b""),
         traceparent=group.traceparent,
     )
@@ -110,10 +110,3 @@ def _report(group: Envelope, ended: Sequence[Completion]) -> bytes:
         lines += [f"  {m.from_} writes: {' '.join(m.summary.split())}"] if m.summary else []
         lines += [f"  {m.result_ref}"] if m.result_ref else []
     return ("\n".join(lines) + "\n").encode()
-
-
-def _sum(usages: Iterable[Usage]) -> Usage:
-    """The sum of what is known; a figure that is unknown for one of them is unknown for all."""
-    dumps = [usage.model_dump() for usage in usages]
-    totals = {name: [dump[name] for dump in dumps] for name in Usage.model_fields}
-    return Usage(**{name: None if None in values else sum(values) for name, values in totals.items()})

@@ -50,7 +50,8 @@ Paper = dict[str, Any]
 
 
 class Node(NamedTuple):
-    """A task of the graph; it needs tasks that stand before it. With `irreversible` its worker demands an approval."""
+    """A task of the graph; it needs tasks that stand before it. With `irreversible` its worker demands an approval; an
+    `asked` one is run only when what it needs requests changes."""
 
     name: str
     needs: tuple[str, ...] = ()
@@ -58,6 +59,7 @@ class Node(NamedTuple):
     approval: bool = False
     irreversible: bool = False
     ttl: float | None = None
+    asked: bool = False
 
 
 class Act(NamedTuple):
@@ -130,6 +132,14 @@ class Model:
         found = [self.manifest(need) for need in self.needs[task] if not self.nodes[task].always]
         return [m for m in found if m and m["status"] != "completed"]
 
+    def unasked(self, task: str) -> str | None:
+        """How a task ends that nothing of what it needs asks for, None while it may be asked for."""
+        node, ended = self.nodes[task], [self.manifest(need) for need in self.needs[task]]
+        said = {m["verdict"] if m and m["status"] == "completed" else "?" for m in ended}
+        if node.always or not node.asked or said & {"?", "request-changes"}:
+            return None
+        return "cancelled" if "approve" in said else "failed"
+
     def needs_approval(self, task: str) -> bool:
         return self.nodes[task].approval or self.paper(f"controls/{task}/approval-demanded.json") is not None
 
@@ -173,9 +183,9 @@ class Model:
     def of_plan(self) -> str | None:
         """How the plan ends, None before all its tasks have."""
         ended = [self.manifest(task) for task in self.nodes]
-        statuses = {m["status"] for m in ended if m}
         if not all(ended):
             return None
+        statuses = {m["status"] for m in ended if m and not _is_needless(m)}
         return "failed" if statuses & {"failed", "expired"} else "cancelled" if "cancelled" in statuses else "completed"
 
     def waits_rightly(self, task: str, lost: set[str], now: datetime) -> bool:
@@ -183,7 +193,7 @@ class Model:
         if task in lost or not self.is_registered(task):
             return True
         state, waits_for = self.state(task, now)
-        if self.paper(f"controls/{task}/cancel.json") or self.lost(task) or state != "pending":
+        if self.paper(f"controls/{task}/cancel.json") or self.lost(task) or self.unasked(task) or state != "pending":
             return False
         return waits_for == "approval" or (
             waits_for == "dependencies" and all(self.waits_rightly(need, lost, now) for need in self.missing(task))
@@ -192,6 +202,10 @@ class Model:
     def _digest(self, key: str) -> str | None:
         data = self._objects.get(key)
         return None if data is None else sha256_hex(data)
+
+
+def _is_needless(manifest: Paper) -> bool:
+    return manifest["status"] == "cancelled" and (manifest["reason"] or "").startswith("not needed: ")
 
 
 def _context(task: str) -> str:
@@ -302,7 +316,7 @@ class GatedWorld(Theatre[Gated]):
             "instructions": f"Do {node.name}.",
             "context_ref": self.records.store.ref(_context(task)),
             "depends_on": self.model.needs[task],
-            "run_if": "always" if node.always else "completed",
+            "run_if": "always" if node.always else "changes_requested" if node.asked else "completed",
             "requires_approval": node.approval,
             "ttl_seconds": node.ttl,
         }
@@ -588,7 +602,7 @@ class GatedWorld(Theatre[Gated]):
         what, clock, steady = f"attempt {paper['attempt']} of {task}", self.stage.clock, not self.scenario.stalls
         if self.model.manifest(task):
             self._too_late.add((task, paper["attempt"]))
-        if self.model.missing(task) or self.model.lost(task):
+        if self.model.missing(task) or self.model.lost(task) or self.model.unasked(task):
             raise Broken(f"{what} is claimed without what it needs")
         open_at = clock if self.model.is_open(task) else self._open_at.get(task)
         if open_at is None or (steady and open_at < clock):
@@ -629,12 +643,14 @@ class GatedWorld(Theatre[Gated]):
         counted = sum(end is not None and end["counts"] for _, end in attempts)
         opened, ttl = self._opened_at.get(task), timedelta(seconds=node.ttl or 1e9)
         hands = [_name_of(act, number) for number, act in enumerate(self.scenario.acts)]
-        follows = {"cancelled" if m["status"] == "cancelled" else "failed" for m in self.model.lost(task)}
+        lost, unasked = self.model.lost(task), self.model.unasked(task)
+        follows = {"cancelled" if m["status"] == "cancelled" else "failed" for m in lost}
         grounds = {
             "cancelled by ": status == "cancelled" and self._was_cancelled(task),
             "rejected by ": status == "cancelled" and self.model.needs_approval(task),
             "not started within ": status == "expired" and not ran and bool(opened) and self.now() >= opened + ttl,
-            "it needs ": status in follows,
+            "it needs ": status in follows or (status == "failed" and unasked == "failed"),
+            "not needed: ": status == "cancelled" and (unasked == "cancelled" or any(map(_is_needless, lost))),
             "tried ": status == "failed" and counted >= self.scenario.max_attempts and manifest["given_up"],
             "not tried again": status == "failed" and node.irreversible and ran and manifest["given_up"],
             "by hand": status in ("completed", "failed") and manifest["from"] in hands,
@@ -649,7 +665,7 @@ class GatedWorld(Theatre[Gated]):
         manifest, expected = self.model.manifest(PLAN) or {}, self.model.of_plan()
         if manifest["status"] != expected:
             raise Broken(f"the plan is {manifest['status']}; its tasks make it {expected}")
-        ended = [self.model.manifest(task) or {} for task in self.tasks]
+        ended = [m for task in self.tasks if (m := self.model.manifest(task)) and not _is_needless(m)]
         completed = sum(m["status"] == "completed" for m in ended)
         if not manifest["summary"].startswith(f"{completed} of {len(ended)} "):
             raise Broken(f"the plan sums up wrongly: {manifest['summary']}")
@@ -703,7 +719,7 @@ class GatedWorld(Theatre[Gated]):
             if not self.model.waits_rightly(task, forgotten, self.now()):
                 raise Broken(f"{task} is left behind: {self.model.state(task, self.now())}")
             return
-        if self.model.lost(task) and any(t == task for t, _ in self.runs):
+        if (self.model.lost(task) or self.model.unasked(task)) and any(t == task for t, _ in self.runs):
             raise Broken(f"{task} was run although {self.model.lost(task)}")
         unread = f"inbox/{COORDINATOR}/{task}.json" in self.objects
         if unread != (not self.scenario.plan) and task not in self.acknowledged:

@@ -519,7 +519,7 @@ class Plan(NamedTuple):
     """How an attempt goes: for how many renewals its agent runs, how it ends, and how far apart the renewals are."""
 
     renewals: int
-    ending: Literal["done", "failed", "refused", "drained"]
+    ending: Literal["done", "failed", "refused", "drained", "approve", "request-changes"]
     pace: float = RENEWAL
 
 
@@ -1108,12 +1108,15 @@ class Run:
             return self._end(counts=False)
         if self._plan.ending == "failed":
             return self._end(counts=True)
+        if self._plan.ending in ("approve", "request-changes"):
+            return self._commit("completed", report, self._plan.ending)
         return self._commit("completed" if self._plan.ending == "done" else "failed", report)
 
-    def _commit(self, status: Any, report: Any) -> Verdict:
+    def _commit(self, status: Any, report: Any, verdict: str | None = None) -> Verdict:
         by = self._start.claim.owner.started
         papers, artifacts = self._start.papers, (report,)
         completion = completion_of(papers, status, by=by, attempt=self._number, artifacts=artifacts)
+        completion = completion.model_copy(update={"verdict": verdict})
         return Settle(patiently(lambda: commit(self._records, completion)))
 
     def _end(self, *, counts: bool) -> Verdict:

@@ -32,6 +32,7 @@ plans = st.builds(
     st.sampled_from(("done", "failed", "refused", "drained")),
     st.sampled_from((5.0, 5.0, 24.0)),
 )
+reviews = st.builds(Plan, st.integers(0, 2), st.sampled_from(("approve", "request-changes")), st.just(5.0))
 hands = st.builds(HandPlan, st.sampled_from(MOMENTS), st.sampled_from(("completed", "failed")), st.booleans())
 moments = st.sampled_from(MOMENTS)
 
@@ -202,6 +203,7 @@ def failures(who: int, *fault: Fault, most: int = 16) -> list[tuple[Turn, ...]]:
 # Who stands where: submitters, workers, "steady", acts, readers, sweepers, doctor.
 BY_HAND = Gated(tasks=DIAMOND[:3], workers=0)
 CHAIN = (Node("a"), Node("b", ("a",)))
+LOOP = (*CHAIN, Node("c", ("a", "b"), asked=True), Node("d", ("c", "b")))
 APPROVED = Gated(tasks=(Node("a", approval=True),), workers=0)
 SUBMITTED = Gated(tasks=DIAMOND[:3], plan=True, registered=False, submitters=1, workers=0)
 KNOWN_OVER_GATES: dict[str, tuple[Gated, list[tuple[Turn, ...]]]] = {
@@ -294,6 +296,14 @@ KNOWN_OVER_GATES: dict[str, tuple[Gated, list[tuple[Turn, ...]]]] = {
         Gated(tasks=DIAMOND[:2], plan=True, workers=0, acts=(Act("completed"), Act("failed", target=1))),
         orders(first=1, second=2),
     ),
+    "a review approves while it is completed by hand without a verdict": (
+        Gated(tasks=LOOP, plan=True, plans=(Plan(1, "done"), Plan(2, "approve")), acts=(Act("take over", 4.0, 1),)),
+        orders(first=0, second=2),
+    ),
+    "who seals what a review made needless dies": (
+        Gated(tasks=LOOP, plan=True, plans=(Plan(0, "done"), Plan(0, "approve")), sweepers=1),
+        failures(0, "crash-before", "crash-after", "lost-answer"),
+    ),
     "a dependent expires while it is released": (
         Gated(tasks=(Node("a"), Node("b", ("a",), ttl=5.0)), stalls=True, acts=(Act("completed"),), readers=1),
         orders(first=2, second=3),
@@ -317,7 +327,7 @@ def _chance(one_in: int) -> st.SearchStrategy[bool]:
 
 def _graph(approval: st.SearchStrategy[bool], irreversible: st.SearchStrategy[bool]) -> st.SearchStrategy[Any]:
     """`a` and `b`, `c` that needs both, and `d` that needs `c`, or some of these."""
-    least = {"always": _chance(3), "approval": approval, "irreversible": irreversible}
+    least = {"always": _chance(3), "asked": _chance(3), "approval": approval, "irreversible": irreversible}
     ttl = st.sampled_from((None, None, None, 5.0, 30.0))
     nodes = [st.builds(Node, st.just(node.name), st.just(node.needs), ttl=ttl, **least) for node in DIAMOND]
     return st.tuples(*nodes) | st.tuples(*nodes[:3])
@@ -334,7 +344,7 @@ GATED: dict[str, st.SearchStrategy[Any]] = {
     "turns": st.lists(turns, max_size=40).map(tuple),
     "stalls": _chance(3),
     "max_attempts": st.integers(1, 2),
-    "plans": st.lists(plans, max_size=6).map(tuple),
+    "plans": st.lists(reviews | plans, max_size=6).map(tuple),
     "same_host": st.booleans(),
     "newcomers": st.integers(0, 7),
 }
