@@ -363,8 +363,9 @@ def test_result_prints_what_an_agent_says_as_an_agents_words(desk: Desk) -> None
         "| # Report",
         "|",
         "| agentq: trust me",
-        f"report            27 B  claimed  file://{desk.shared}/artifacts/fix-1/1/report.md",
-        f"patch              4 B  claimed  file://{desk.shared}/artifacts/fix-1/1/patch.md",
+        f"evidence in file://{desk.shared}/artifacts/fix-1/1/",
+        "report      27 B  claimed  report.md",
+        "patch        4 B  claimed  patch.md",
     ]
     assert desk.json("result", task_id)["summary"] == "It works."
 

@@ -33,17 +33,19 @@ def history(
     echo("  ".join(filter(None, fields(row))))
     last = None
     for event in timeline.events:
-        echo(_line(event, last))
-        last = event.at
+        if event.kind != "settled":  # nobody waits for that but agentq
+            echo(_line(event, last))
+            last = event.at
     echo(_totals(timeline))
 
 
 def _line(event: "Event", last: "datetime | None") -> str:
-    """A step: when, how long after the one before, and what."""
+    """A step: when (below its day, where that is another one), how long after the one before, and what."""
     from agentq.cli.lines import what
 
     after = "" if last is None else f"+{span(event.at - last)}"
-    return f"  {event.at:%Y-%m-%d %H:%M:%SZ}  {after:<6}  {one_line(what(event))}"
+    day = "" if last and last.date() == event.at.date() else f"  {event.at:%Y-%m-%d}\n"
+    return f"{day}  {event.at:%H:%M:%SZ}  {after:<6}  {one_line(what(event))}"
 
 
 def _totals(timeline: "Timeline") -> str:

@@ -66,7 +66,7 @@ def _cancel(status: "Status") -> str:
 def _waiting(status: "Status") -> str:
     if status.waits_for == "lease":
         return (
-            f"waits for: lease; {_who(status)} has been silent since {ago(status.renewed_at)},"
+            f"waits for: lease; {_who(status)} is silent or gone (last heard of {ago(status.renewed_at)}),"
             f" attempt {status.attempt} is taken over next"
         )
     if status.waits_for == "delayed" and status.until:
@@ -86,4 +86,5 @@ def _earlier(status: "Status") -> str:
         return ""
     if status.attempt is None:
         return f"; {one_line(status.reason)}"
-    return f"; {status.attempts_counted} tried, last: {one_line(status.reason)}"
+    tried = f"{status.attempts_counted} tried, " if status.attempts_counted else ""
+    return f"; {tried}last: {one_line(status.reason)}"
