@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pydantic import AwareDatetime, Field
 
 from agentq.errors import EvidenceError, StoreUnavailable
-from agentq.messages import Completion, Message, utc_now
+from agentq.messages import Completion, Message, task_in, utc_now
 from agentq.papers import Collected
 from agentq.records import COLLECTED, Records
 from agentq.store import Store, names_in
@@ -109,7 +109,10 @@ class Retention:
     # ------------------------------------------------------------------ choosing
 
     def _choose(self, there: _Inventory) -> Iterator[tuple[str, int]]:
-        """The tasks to collect and the bytes of their artifacts: also those whose collector died half-way."""
+        """The tasks to collect and the bytes of their artifacts: also those whose collector died half-way.
+
+        A group comes before its tasks, and is kept with those whose evidence its result names.
+        """
         needed = _needed(self._records)
         for task_id in sorted(there.settled):
             if task_id in there.collected and task_id not in there.evidence:
@@ -121,6 +124,7 @@ class Retention:
             why = "damaged" if manifest is None else self._stays(manifest, there, needed)
             if why:
                 self._kept[why] += 1
+                needed |= _others_in(manifest)
             elif manifest:
                 yield task_id, self._size(manifest)
 
@@ -176,6 +180,12 @@ class Retention:
                 store.delete(key)
         for key in (f"tasks/{task_id}.md", f"results/{task_id}.md"):
             store.delete(key)
+
+
+def _others_in(manifest: Completion | None) -> set[str]:
+    """The other tasks whose evidence a result names."""
+    owners = {task_in(artifact.ref) for artifact in manifest.artifacts} if manifest else set()
+    return {owner for owner in owners if owner} - {manifest.task_id if manifest else ""}
 
 
 def _needed(records: Records) -> set[str]:

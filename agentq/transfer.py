@@ -15,7 +15,7 @@ from typing import BinaryIO
 from agentq.artifacts import CHUNK
 from agentq.errors import Conflict, EvidenceError, Invalid, StoreUnavailable
 from agentq.lifecycle import Papers, expires_at
-from agentq.messages import Artifact, Envelope, Message, utc_now
+from agentq.messages import Artifact, Envelope, Message, task_in, utc_now
 from agentq.papers import Move, new_token
 from agentq.records import Records
 from agentq.store import unwatched
@@ -214,9 +214,10 @@ class Transfer:
 
         Raises EvidenceError when something that its papers name is not there, unless it was collected.
         """
-        task_id = papers.envelope.task_id
+        task_id, parts = papers.envelope.task_id, set(_parts(papers))  # a part brings its own evidence
         named = [*(papers.manifest.artifacts if papers.manifest else ())]
         named += [artifact for attempt in papers.earlier if attempt.end for artifact in attempt.end.artifacts]
+        named = [artifact for artifact in named if task_in(artifact.ref) not in parts]
         keyed = {key: one for one in named if (key := self._source.artifacts.key(one.ref, task_id))}
         cargo = _Cargo(list(self._keys(papers)), keyed)
         lost = [key for key in keyed if key not in cargo.keys]

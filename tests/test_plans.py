@@ -239,7 +239,7 @@ KEYS: list[tuple[dict[str, Any], str]] = [
     ({"repo": "\0"}, "tasks.a.repo: '\\x00' is no path"),
     ({"requires_approval": "perhaps"}, "tasks.a.requires_approval: it should be a valid boolean"),
     ({"run_if": "always"}, "tasks.a.run_if: there is nothing that it waits for"),
-    ({"run_if": "never", "needs": ["b"]}, "tasks.a.run_if: it should be 'completed' or 'always'"),
+    ({"run_if": "never", "needs": ["b"]}, "tasks.a.run_if: it should be 'completed', 'always' or 'changes_requested'"),
     ({"needs": ["c"]}, "tasks.a.needs: there is no task 'c' in this plan"),
     ({"needs": ["a"]}, "tasks.a.needs: 'a' would wait for itself"),
     ({"needs": "b"}, "tasks.a.needs: it should be a list, not a text"),

@@ -66,7 +66,8 @@ class _Data:
 
 
 def _submitted(event: Event, data: _Data) -> str:
-    what = f"a plan of {count} tasks" if (count := data.count("tasks")) else f"{data.text('type')} for {event.agent}"
+    count, kind = data.count("tasks"), data.text("type")
+    what = f"a {kind.replace('-', ' ')} of {count} tasks" if count else f"{kind} for {event.agent}"
     priority = f", {data.text('priority')}" if data.text("priority") not in ("", "normal") else ""
     needs = f", after {data.names('depends_on')}" if "depends_on" in data else ""
     again = f", again for {data.text('retry_of')}" if "retry_of" in data else ""

@@ -127,7 +127,8 @@ def _age(row: "TaskRow") -> str:
 
 
 def _about(row: "TaskRow") -> str:
-    title = one_line(row.title) if not row.members else f"plan of {row.members}"
+    kind = one_line(row.type or "plan").replace("-", " ")
+    title = f"{kind} of {row.members}" if row.members else one_line(row.title)
     said = (
         row.reason
         if row.finished_at is not None

@@ -1,6 +1,7 @@
 """`agentq submit`."""
 
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -227,7 +228,7 @@ def _run_loop(
     try:
         group, contexts = unrolled(request, review, review_type, context, app.store.ref)
     except ValidationError as error:
-        raise _wrong(error) from error
+        raise _wrong(error, {"task_id": "--id, with a round's name behind it", "type": "--review-type"}) from error
     return asyncio.run(app.submit_plan(group, contexts, allow_secrets=allow_secrets))
 
 
@@ -262,11 +263,11 @@ def _valid(model: type[M], values: dict[str, Any]) -> M:
         raise _wrong(error) from error
 
 
-def _wrong(error: ValidationError) -> Invalid:
+def _wrong(error: ValidationError, flags: Mapping[str, str] = FLAGS) -> Invalid:
     first = error.errors(include_url=False, include_input=False)[0]
     field = ".".join(step for step in first["loc"] if isinstance(step, str))
     what = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-    return Invalid(f"{FLAGS.get(field, field)}: {what}", hint="See: agentq submit --help")
+    return Invalid(f"{flags.get(field, field)}: {what}", hint="See: agentq submit --help")
 
 
 def _context(app: "App", file: str | None, ref: str | None) -> "tuple[Context | None, str | None]":
