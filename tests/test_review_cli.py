@@ -176,3 +176,19 @@ def test_the_evidence_of_a_loop_that_nobody_has_read_is_kept(desk: Desk) -> None
     desk.ok("inbox", "--ack")
     assert {"l", "l.work-1", "l.review-1"} <= set(Retention(records, timedelta(0)).collect().tasks)
     assert f"its evidence was collected on {utc_now():%Y-%m-%d}" in desk.ok("result", "l")
+
+
+@pytest.mark.promise("signed")
+def test_what_is_submitted_and_answered_in_a_loop_is_signed(desk: Desk) -> None:
+    for name in ("coordinator", "implementation-worker", "review-worker"):
+        desk.ok("keys", "new", name)
+    submitted(desk, "--rounds", "2")
+    work(desk, 1)
+    review(desk, 1, APPROVE)
+    for task in ("l.work-1", "l.review-1", "l.work-2", "l"):
+        done = desk.run("verify", task)
+        assert done.code == 0, done
+        assert "signature    ok      coordinator (key" in done.out
+    path = desk.shared / "results" / "l.review-1.json"
+    path.write_text(path.read_text().replace('"verdict":"approve"', '"verdict":"request-changes"'))
+    assert desk.run("verify", "l.review-1").code == 11

@@ -155,3 +155,22 @@ def test_a_submodules_name_leads_nowhere_else(repository: Path, folder: Path, li
     git(repository, "commit", "--quiet", "-m", "astray")
     opened("git-worktree", repository, folder)
     assert list((folder / "sub").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["git-worktree", "read-only", "copy"])
+def test_a_patch_to_begin_with_leaves_them_as_they_are(whole: Path, folder: Path, tmp_path: Path, kind: Kind) -> None:
+    (whole / "untracked").unlink()
+    work = opened("git-worktree", whole, tmp_path / "before" / "work")
+    (work.path / "src/main.py").write_text("print(10)\n")
+    patch = work.patch()
+    work.remove()
+    begun = open_workspace(kind, folder=folder, task_id="task-2", attempt=1, repository=whole, patch=patch)
+    assert (folder / "vendor/the library/deep/innermost/code.py").read_text() == "of innermost\n"
+    assert begun.patch() == (None if kind == "read-only" else patch)
+    assert begun.undo() is None
+    (folder / "src/main.py").write_text("print(11)\n")
+    if kind == "read-only":
+        assert b"-print(10)\n+print(11)\n" in (begun.undo() or b"")
+        assert (folder / "src/main.py").read_text() == "print(10)\n"
+        assert (folder / "vendor/the library/code.py").read_text() == "of library\n"
+    begun.remove()
