@@ -4,13 +4,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from agentq.errors import Invalid
 from agentq.workspace import Kind, Workspace, open_workspace, resume_workspace
 from tests.repositories import git, repository, tree
+from tests.test_workspace_patches import EDITS, TREE, applied_to, kept, put, scene
 
 __all__ = ["repository"]
 
+Edit = tuple[str, tuple[str, bytes] | None]
 KINDS: tuple[Kind, ...] = ("git-worktree", "copy", "read-only")
 
 
@@ -119,3 +122,34 @@ def test_a_patch_cannot_lead_out_of_the_workspace(tmp_path: Path, clean: Path, n
 def test_there_must_be_a_repository(tmp_path: Path, patch: bytes, kind: Kind) -> None:
     with pytest.raises(Invalid, match="no repository to apply it to"):
         opened(tmp_path, kind, None, patch, attempt=3)
+
+
+@pytest.mark.promise("review-cannot-change")
+@pytest.mark.parametrize("kind", ["git-worktree", "read-only", "copy of a plain folder"])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(base=TREE, edits=EDITS, more=EDITS)
+def test_any_patch_is_taken_up_as_its_author_left_it(
+    kind: str, base: dict[str, tuple[str, bytes]], edits: list[Edit], more: list[Edit]
+) -> None:
+    plain = kind.endswith("folder")
+    of_kind: Kind = "copy" if plain else "read-only" if kind == "read-only" else "git-worktree"
+    base = {path: entry for path, entry in base.items() if "x.ignored" not in path}  # no patch tells what it is beside
+    with scene(base, versioned=not plain) as (origin, folder):
+        authors: Kind = "copy" if plain else "git-worktree"
+        author = open_workspace(authors, folder=folder, task_id="a", attempt=1, repository=origin)
+        for name, entry in edits:
+            put(folder, name, entry)
+        patch, left = author.patch(), kept(folder)
+        author.remove()
+        work = open_workspace(of_kind, folder=folder, task_id="b", attempt=1, repository=origin, patch=patch)
+        assert kept(folder) == left
+        for name, entry in more:
+            put(folder, name, entry)
+        if of_kind == "read-only":
+            changed = kept(folder) != left
+            assert bool(work.undo()) == changed
+            assert kept(folder) == left
+            assert work.undo() is None
+        else:
+            assert applied_to(origin, work.patch(), folder.parent / "applied") == kept(folder)
+        work.remove()
