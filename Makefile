@@ -1,6 +1,6 @@
 # Two commands: `make demo` and `make test`. `make test-all` is what comes on top: the daemons and the CLI on the oldest
-# RabbitMQ of this machine, Prometheus's own tool over what it is to read, Claude Code and Codex as agents against a stub
-# of their models, and a short search for breaking input. `make test-agents` runs every agent's tool that agentq knows.
+# RabbitMQ of this machine, races of many workers, Prometheus's own tool and systemd over what they are to read, Claude Code
+# and Codex as agents against a stub of their models, and a short search for breaking input. `make test-agents` runs every agent's tool that agentq knows.
 # Everything lives in .venv; what the machine lacks comes by its own packages.
 BIN := .venv/bin
 # `make demo AGENT=claude` runs the demo with a tool of yours. Said here: some agents set such a variable for what they run.
@@ -15,12 +15,13 @@ demo: .venv/demo
 test: .venv/test
 	tests/brokers/install.sh
 	$(MAKE) check
-	$(BIN)/pytest -n 3 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile --ignore tests/daemons/test_endurance.py
 
 test-all: .venv/test
 	tests/brokers/install.sh
 	TEST_BROKER=oldest $(BIN)/pytest -n 3 --dist loadfile -k rabbitmq tests/daemons tests/test_cli.py \
 		tests/test_controls.py tests/test_plan_cli.py tests/test_pulling.py tests/test_dlq.py tests/test_doctor.py
+	$(BIN)/pytest -n 2 --dist load tests/daemons/test_endurance.py
 	tests/monitoring/install.sh
 	$(BIN)/pytest tests/monitoring
 	tests/systemd/install.sh

@@ -463,7 +463,7 @@ def test_the_inbox_ends_what_expired_of_its_coordinator_alone(desk: Desk) -> Non
         (("--after", "nope"), 4, "nope, which mine is to wait for, is no task in file://"),
         (("--after", "mine"), 3, "it would wait for itself: mine → mine"),
         (("--run-if", "always"), 3, "--run-if says what becomes of --after, and there is none"),
-        (("--after", "first", "--run-if", "never"), 3, "--run-if: it should be 'completed' or 'always'"),
+        (("--after", "first", "--run-if", "never"), 3, "--run-if: it should be 'completed', 'always' or"),
         (("--at", "2020-01-31T18:00Z"), 3, "--at '2020-01-31T18:00Z' is in the past"),
         (("--at", "soon"), 3, "--at 'soon' is no time"),
         (("--delay", f"{LONGEST_SECONDS + 1}"), 3, "is too long"),

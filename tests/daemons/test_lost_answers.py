@@ -56,7 +56,7 @@ def test_the_store_is_away_at_one_step(deployment: Deployment, step: str) -> Non
 @pytest.mark.promise("outage")
 def test_the_store_is_away_while_the_agent_runs(deployment: Deployment) -> None:
     """For longer than a lease, and for all that the worker does; another worker does not take the task over."""
-    deployment.start_worker("refuse before *")
+    deployment.start_worker("refuse before * *")  # all steps of the store
     task = deployment.submit("hold go", "report done")
     deployment.agent_runs(task)
     deployment.has_guard(task)

@@ -88,7 +88,7 @@ def test_an_idle_worker_ends_at_once_and_by_sigint_too(deployment: Deployment) -
 
 def test_a_worker_ends_although_the_store_is_away(deployment: Deployment) -> None:
     """It holds a message that it cannot decide over; the next worker gets it."""
-    worker = deployment.start_worker("refuse before *")
+    worker = deployment.start_worker("refuse before * *")  # all steps of the store
     deployment.raise_flag("away")
     task = deployment.submit("report done")
     deployment.see_flag("refused")

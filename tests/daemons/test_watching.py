@@ -2,6 +2,7 @@
 when, and whatever becomes of the broker."""
 
 import json
+import secrets
 from signal import SIGINT
 
 import pytest
@@ -228,13 +229,12 @@ def test_the_dashboard_outlives_the_broker(on_broker: Deployment, broker: Node) 
 
 def test_what_runs_is_seen_with_its_last_words(deployment: Deployment) -> None:
     deployment.start_worker()
-    task = deployment.submit("echo first; echo; echo second", "hold go", "report done")
+    task = secrets.token_hex(4)  # other deployments' tasks are shown too: short, and seen to be this one's
+    deployment.submit("echo first; echo; echo second", "hold go", "report done", id=task)
     deployment.agent_runs(task)
 
     def look() -> str:
-        return next(
-            (each for each in deployment.cli("top", "--once").stdout.splitlines() if each.startswith(task[:10])), ""
-        )
+        return next((each for each in deployment.cli("top", "--once").stdout.splitlines() if each.startswith(task)), "")
 
     until(lambda: "second" in look(), "the last words")
     deployment.open_gate("go")
