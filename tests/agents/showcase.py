@@ -208,8 +208,10 @@ def stage(request: pytest.FixtureRequest, stub: Stub) -> Iterator[Stage]:
 def patched(stage: Stage, results: list[str], folder: Path) -> Path:
     """A clone of the repository with all patches, from where the printed results say that they lie."""
     subprocess.run(["git", "clone", "-q", str(stage.repository), str(folder)], check=True)
-    for patch in re.findall(r"^patch .*file://(.*)$", "\n".join(results), re.MULTILINE):
-        subprocess.run(["git", "apply", patch], cwd=folder, check=True)
+    for result in results:
+        below = "".join(re.findall(r"^evidence in file://(.*)$", result, re.MULTILINE))
+        (patch,) = re.findall(r"^patch .* (\S+)$", result, re.MULTILINE)
+        subprocess.run(["git", "apply", below + patch.removeprefix("file://")], cwd=folder, check=True)
     return folder
 
 
