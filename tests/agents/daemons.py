@@ -36,6 +36,11 @@ class Place:
         deployment.profile(runner={"command": [], **tool.settings}, environment={"set": environment}, limits=limits)
         (deployment.home / "workers/worker/prompt.md").write_text("You are an agent.")
 
+    def remembers(self) -> bool:
+        """Whether the tool has written down what the script made it do: else a killed one has nothing to go on with."""
+        kept = (path.read_text(errors="replace") for path in self.tool.home.rglob("*.jsonl"))
+        return any("SCRIPT: [" in text and text.count("echo one > first") > 1 for text in kept)
+
     def submit(self, *steps: Step, **flags: str) -> str:
         arguments = self.deployment.submission(**flags)
         arguments[arguments.index("--instructions") + 1] = script(*steps)
@@ -93,6 +98,7 @@ def test_a_killed_workers_task_goes_on_in_its_conversation_and_workspace(place: 
     worker = place.worker()
     task = place.submit({"shell": "echo one > first"}, {"hang": True, "times": 1}, {"say": "All is done."})
     until(lambda: stub.hanging, "the answer that does not come", SECONDS)
+    until(place.remembers, "the tool to write down what it did", SECONDS)
     worker.kill()
     seen = len(stub.requests)
     place.worker().says("attempt 2 goes on where 1 ended")
