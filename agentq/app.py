@@ -192,17 +192,24 @@ class App(Observer):
 
         Answers in words with what was not done, if anything: sweeps publish tasks, the papers have what the log lacks.
         """
-        if not self._released and (self._log_is_away or not self._journal):
+        if not self._has_to_hand_over:
             return None
         import asyncio
 
-        tasks = self._released.copy()
-        self._released.clear()
-        return asyncio.run(self._hand_over(tasks))
+        return asyncio.run(self.hand_over_here())
 
-    async def _hand_over(self, tasks: Sequence[Envelope]) -> str | None:
+    @property
+    def _has_to_hand_over(self) -> bool:
+        return bool(self._released) or (bool(self._journal) and not self._log_is_away)
+
+    async def hand_over_here(self) -> str | None:
+        """The same inside a running event loop."""
+        if not self._has_to_hand_over:
+            return None
         from agentq.settle import publish
 
+        tasks = self._released.copy()
+        self._released.clear()
         try:
             async with self.engine() as engine:
                 for task in tasks:

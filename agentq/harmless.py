@@ -1,4 +1,4 @@
-"""Others' words made harmless: what an agent or a foreign message says must not steer a terminal, a log or a model."""
+"""Words for whoever reads: others' are made harmless, so that they steer no terminal, no log and no model."""
 
 import re
 
@@ -26,6 +26,15 @@ def one_line(text: str | None) -> str:
 def quoted(text: str) -> str:
     """The text with a bar before each line: whatever it says, it is seen to be somebody else's."""
     return "\n".join(f"| {line}".rstrip() for line in visible(text).split("\n"))
+
+
+def size(count: int) -> str:
+    """A number of bytes in a few characters."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024  # type: ignore[assignment]
+    return f"{count:.1f} GiB"
 
 
 def _escaped(character: str) -> str:

@@ -11,6 +11,7 @@ from agentq.cli.login import passwordless
 from agentq.errors import Invalid
 from agentq.harmless import one_line as one_line
 from agentq.harmless import quoted as quoted
+from agentq.harmless import size as size
 from agentq.harmless import visible, visible_json
 from agentq.messages import Completion, Doubted, Message, is_key
 from agentq.request import ahead as ahead
@@ -182,15 +183,6 @@ def span(delta: timedelta | float) -> str:
     if hours == 0:
         return f"{minutes}m"
     return f"{hours}h{minutes % 60:02}m" if days == 0 else f"{days}d{hours % 24}h"
-
-
-def size(count: int) -> str:
-    """A number of bytes in a few characters."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024  # type: ignore[assignment]
-    return f"{count:.1f} GiB"
 
 
 def hand_over(app: "App") -> None:
