@@ -1,4 +1,4 @@
-"""What a reader gets of a result: how it ended, the agent's words behind bars, and where each piece of evidence lies."""
+"""What a reader gets of a result: how it ended, the agent's words behind bars, and where the evidence lies."""
 
 import os
 from collections.abc import Iterator
@@ -24,14 +24,18 @@ class Reading:
     chain: str = "agentq verify {}"
 
 
-def check(coordinator: Coordinator, manifest: Completion) -> datetime | None:
-    """Check a result's evidence: since when it is collected, None while all is there; EvidenceError for any other lack."""
+def check(coordinator: Coordinator, manifest: Completion, *, is_needed: bool = False) -> datetime | None:
+    """Check a result's evidence, and answer since when it is collected, None while all of it is there.
+
+    Raises EvidenceError for any other lack; for that one too where the evidence `is_needed`.
+    """
     try:
         coordinator.check(manifest)
     except EvidenceError:
-        if gone := coordinator.collected(manifest.task_id):
-            return gone
-        raise
+        gone = coordinator.collected(manifest.task_id)
+        if gone is None or is_needed:
+            raise
+        return gone
     return None
 
 

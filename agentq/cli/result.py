@@ -51,7 +51,7 @@ def result(
 
 
 def _told(coordinator: "Coordinator", manifest: Completion, *, full: bool, json: bool) -> None:
-    gone = coordinator.check(manifest) if full else check(coordinator, manifest)
+    gone = check(coordinator, manifest, is_needed=full)
     if json:
         echo_json(_whole(manifest, gone))
         return
