@@ -1,6 +1,6 @@
 """A chat agent that hands work to agentq: a LangGraph graph, for the chat and for `agentq bridge run`.
 
-CHAT_MODEL says which model talks, as `init_chat_model` of LangChain names it ("anthropic:claude-sonnet-4-5"); without it
+CHAT_MODEL says which model talks, as LangChain's `init_chat_model` names it ("anthropic:claude-sonnet-4-5"); without it
 a script does, and nothing is asked of anybody.
 """
 
