@@ -46,10 +46,11 @@ def digest(
     gone: datetime | None = None,
     limit: int | None = REPORT_LIMIT,
     reading: Reading = Reading(),
+    listed: bool = True,
 ) -> Iterator[str]:
     """A result in lines, of the report at most `limit` characters; `gone` is since when its evidence is collected.
 
-    Only lines that begin with a bar hold an agent's words.
+    Only lines that begin with a bar hold an agent's words. Unless `listed`, the pieces of evidence have no lines.
     """
     task_id = manifest.task_id
     verified = "verified" if manifest.verified else "unverified"
@@ -63,7 +64,8 @@ def digest(
     if took := _took(manifest.usage):
         yield f"took {'at least ' if manifest.usage.at_least else ''}{took}"
     yield from _words(coordinator, manifest, None if gone else manifest.artifact("report"), limit, reading)
-    yield from _evidence(coordinator, manifest, gone=gone is not None)
+    if listed:
+        yield from _evidence(coordinator, manifest, gone=gone is not None)
     if manifest.artifact("undone"):
         see = reading.piece.format(task_id, "undone")
         yield f"it changed files that were only for reading, which was undone: {see}"
