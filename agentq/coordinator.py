@@ -24,6 +24,8 @@ SILENT = 2.0
 """After how many leases without a renewal whoever waits for a cancelled task takes its worker for gone."""
 SHARE, LONGEST_PAUSE = 0.1, 30.0
 """The share of its time that whoever waits spends on looking at all papers, and the longest pause in that; seconds."""
+LONGEST_LOOK = 2.0
+"""Seconds between two looks at tasks that somebody waits for, at most."""
 PLAN_LIMIT = 16 * 1024 * 1024
 
 
@@ -285,18 +287,31 @@ class Coordinator:
         look, and may hand over what was released.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
-        waiting, ended = dict.fromkeys(task_ids), dict[str, Completion]()
-        wanted, pause, waiter = len(waiting) if enough is None else enough, 0.05, _Waiter(self._records, self._result)
+        look, pause = self.looking(task_ids), 0.05
+        wanted = len(set(task_ids)) if enough is None else enough
         while True:
-            for task_id in [i for i in waiting if i not in ended]:
-                if found := waiter.look(task_id):
-                    ended[task_id] = found
+            ended = look()
             between()
             left = pause if deadline is None else min(pause, deadline - time.monotonic())
             if len(ended) >= wanted or left <= 0:
-                return [self._told(ended[task_id]) for task_id in waiting if task_id in ended]
+                return ended
             time.sleep(left)
-            pause = min(2.0, pause * 1.5)
+            pause = min(LONGEST_LOOK, pause * 1.5)
+
+    def looking(self, task_ids: Sequence[str]) -> Callable[[], list[Completion]]:
+        """What to call again and again, at most every few seconds: it answers with those of the tasks that have ended.
+
+        For whoever waits without blocking a thread; as `wait`, it ends what nobody else may be there to end.
+        """
+        waiter, waiting, ended = _Waiter(self._records, self._result), dict.fromkeys(task_ids), dict[str, Completion]()
+
+        def look() -> list[Completion]:
+            for task_id in [i for i in waiting if i not in ended]:
+                if found := waiter.look(task_id):
+                    ended[task_id] = found
+            return [self._told(ended[task_id]) for task_id in waiting if task_id in ended]
+
+        return look
 
     # ------------------------------------------------------------------ inbox
 

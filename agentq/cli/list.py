@@ -1,9 +1,8 @@
 """`agentq list`."""
 
 import sys
-import time
 from itertools import repeat
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,21 +15,14 @@ from agentq.cli.terms import (
     command,
     echo,
     echo_json,
-    one_line,
     past,
     say,
-    span,
 )
-from agentq.messages import shorten
-
-if TYPE_CHECKING:
-    from agentq.ledger import TaskRow
+from agentq.standing import fields as fields
 
 app = command()
 
 LONGEST = 10_000
-WIDTH = 80
-"""Characters of a title or a reason that are shown."""
 
 
 Agent = Annotated[str | None, typer.Option(metavar="NAME", help="Of this agent.", callback=checked_name)]
@@ -109,33 +101,3 @@ def aligned(lines: "list[tuple[str, ...]]") -> "list[str]":
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)] if sys.stdout.isatty() else repeat(0)
     padded = ([text.ljust(width) for text, width in zip(line, widths, strict=False)] for line in lines)
     return ["  ".join(line).rstrip() for line in padded]
-
-
-def fields(row: "TaskRow") -> tuple[str, str, str, str, str]:
-    """A task as the parts of a line: id, state, agent, age, and what it is or what became of it."""
-    state = f"{row.state}/{row.waits_for}" if row.waits_for else row.state
-    return row.task_id, state, row.agent or "-", _age(row), shorten(_about(row), WIDTH)
-
-
-def _age(row: "TaskRow") -> str:
-    """How long it has run, waited, or been over."""
-    if row.state == "processing" and row.claimed_at is not None:
-        return f"for {_since(row.claimed_at)}"
-    if row.finished_at is not None:
-        return f"{_since(row.finished_at)} ago"
-    return f"since {_since(row.created_at)}"
-
-
-def _about(row: "TaskRow") -> str:
-    kind = one_line(row.type or "plan").replace("-", " ")
-    title = f"{kind} of {row.members}" if row.members else one_line(row.title)
-    said = (
-        row.reason
-        if row.finished_at is not None
-        else row.doing or (row.ended_reason if row.state == "pending" else None)
-    )
-    return f"{one_line(said)} | {title}" if said else title
-
-
-def _since(seconds: float | None) -> str:
-    return "?" if seconds is None else span(time.time() - seconds)

@@ -1,13 +1,11 @@
 """`agentq submit`."""
 
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import BaseModel, ValidationError
 
 from agentq.cli.terms import (
     AllowSecrets,
@@ -16,7 +14,6 @@ from agentq.cli.terms import (
     NewId,
     Sender,
     Store,
-    ahead,
     checked_ids,
     command,
     echo,
@@ -29,34 +26,18 @@ from agentq.cli.terms import (
 from agentq.errors import Invalid
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from agentq.app import App
     from agentq.context import Context
     from agentq.coordinator import Registered
-    from agentq.messages import Envelope, Review
+    from agentq.messages import Envelope
 
 app = command()
 
-FLAGS = {
-    "to": "--to",
-    "type": "--type",
-    "priority": "--priority",
-    "instructions": "--instructions",
-    "ttl_seconds": "--ttl",
-    "timeout_seconds": "--timeout",
-    "max_attempts": "--max-attempts",
-    "budget.max_cost_usd": "--max-cost-usd",
-    "budget.max_tokens": "--max-tokens",
-    "reply_to": "--reply-to",
-    "depends_on": "--after",
-    "run_if": "--run-if",
-    "delay_seconds": "--delay",
-    "expected_output.artifacts": "--expect",
-    "expected_output.format": "--format",
-    "by": "--review-by",
-    "rounds": "--rounds",
-}
 
-M = TypeVar("M", bound=BaseModel)
+def _flag(part: str) -> str:
+    return "--id" if part == "task_id" else f"--{part.replace('_', '-')}"
 
 
 @app.command()
@@ -141,48 +122,41 @@ def submit(
 ) -> None:
     """Register a task and hand it to an agent's queue; prints its id once that is durable."""
     from agentq.app import App
-    from agentq.messages import new_task_id
-    from agentq.request import DO_CONTEXT, budget_of
+    from agentq.asking import Asked, Words, request_for
 
     app = App.load(broker=broker, store=store, coordinator=sender)
-    coordinator = app.settings.coordinator
     context, stem = _context(app, file, context_ref)
-    if run_if is not None and not after:
-        raise Invalid(
-            "--run-if says what becomes of --after, and there is none", hint="Give --after ID, or leave it out."
-        )
     limit = _patience(wait_timeout, delay, at)
-    if instructions is None and context is None:
-        raise Invalid("there is nothing to do", hint="Say what: --instructions TEXT, --file PATH, or both.")
-    envelope = _envelope(
-        {
-            "task_id": task_id or stem or new_task_id(),
-            "from": coordinator,
-            "to": to,
-            "type": type_,
-            "priority": priority,
-            "reply_to": f"results.{coordinator}" if reply_to is None else reply_to,
-            "instructions": DO_CONTEXT if instructions is None else instructions,
-            "expected_output": {"format": output_format, "artifacts": expect or []},
-            "ttl_seconds": None if ttl is None else seconds("--ttl", ttl),
-            "timeout_seconds": None if timeout is None else seconds("--timeout", timeout),
-            "max_attempts": max_attempts,
-            "budget": budget_of(max_cost_usd, max_tokens),
-            **_start(delay, at),
-            "depends_on": tuple(dict.fromkeys(after or ())),
-            "run_if": run_if or "completed",
-            "requires_approval": requires_approval,
-            "labels": _labels(label or [], repo, base),
-            "traceparent": traceparent,
-            "context_ref": context.ref if context else None,
-            "context_sha256": context.sha256 if context and context.ref else None,
-        }
+    asked = Asked(
+        to=to,
+        type=type_,
+        instructions=instructions,
+        task_id=task_id or stem,
+        priority=priority,
+        ttl=ttl,
+        timeout=timeout,
+        max_attempts=max_attempts,
+        max_cost_usd=max_cost_usd,
+        max_tokens=max_tokens,
+        delay=delay,
+        at=at,
+        after=after or (),
+        run_if=run_if,
+        requires_approval=requires_approval,
+        review_by=review_by,
+        rounds=rounds,
+        review_type=review_type,
+        expect=expect or (),
+        format=output_format,
+        labels=_labels(label or []),
+        repo=repo,
+        base=base,
+        reply_to=reply_to,
+        traceparent=traceparent,
     )
-    data = context.data if context and not context.ref else None
-    if review := _review(review_by, rounds, review_type):
-        registered = _run_loop(app, envelope, review, review_type or "review", data, allow_secrets=allow_secrets)
-    else:
-        registered = _run(app, envelope, data, allow_secrets=allow_secrets)
+    words = Words(_flag, "Say what: --instructions TEXT, --file PATH, or both.", "See: agentq submit --help")
+    request, contexts = request_for(asked, context, coordinator=app.settings.coordinator, store=app.store, words=words)
+    registered = _run(app, request, contexts, allow_secrets=allow_secrets)
     if not registered.new:
         say(f"{registered.envelope.task_id} was registered before, with the same content")
     if wait or limit is not None:
@@ -193,43 +167,12 @@ def submit(
         echo(registered.envelope.task_id)
 
 
-def _run(app: "App", envelope: "Envelope", context: bytes | None, *, allow_secrets: bool) -> "Registered":
+def _run(app: "App", request: "Envelope", contexts: "Mapping[str, bytes]", *, allow_secrets: bool) -> "Registered":
     import asyncio
 
-    return asyncio.run(app.submit(envelope, context, allow_secrets=allow_secrets))
-
-
-def _review(by: str | None, rounds: int | None, review_type: str | None) -> "Review | None":
-    from agentq.messages import Review
-
-    if by is None:
-        if rounds is not None or review_type is not None:
-            flag = "--rounds" if rounds is not None else "--review-type"
-            raise Invalid(
-                f"{flag} is about reviews, and nobody reviews", hint="Give --review-by AGENT, or leave it out."
-            )
-        return None
-    return _valid(Review, {"by": by} | ({} if rounds is None else {"rounds": rounds}))
-
-
-def _run_loop(
-    app: "App",
-    request: "Envelope",
-    review: "Review",
-    review_type: str,
-    context: bytes | None,
-    *,
-    allow_secrets: bool,
-) -> "Registered":
-    import asyncio
-
-    from agentq.loops import unrolled
-
-    try:
-        group, contexts = unrolled(request, review, review_type, context, app.store.ref)
-    except ValidationError as error:
-        raise _wrong(error, {"task_id": "--id, with a round's name behind it", "type": "--review-type"}) from error
-    return asyncio.run(app.submit_plan(group, contexts, allow_secrets=allow_secrets))
+    if request.is_group:
+        return asyncio.run(app.submit_plan(request, contexts, allow_secrets=allow_secrets))
+    return asyncio.run(app.submit(request, contexts.get(request.task_id), allow_secrets=allow_secrets))
 
 
 def _wait(app: "App", task_id: str, seconds: float | None, *, json: bool) -> None:
@@ -250,26 +193,6 @@ def _wait(app: "App", task_id: str, seconds: float | None, *, json: bool) -> Non
     raise typer.Exit(code_of(ended))
 
 
-def _envelope(request: dict[str, Any]) -> "Envelope":
-    from agentq.messages import Envelope
-
-    return _valid(Envelope, request)
-
-
-def _valid(model: type[M], values: dict[str, Any]) -> M:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise _wrong(error) from error
-
-
-def _wrong(error: ValidationError, flags: Mapping[str, str] = FLAGS) -> Invalid:
-    first = error.errors(include_url=False, include_input=False)[0]
-    field = ".".join(step for step in first["loc"] if isinstance(step, str))
-    what = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-    return Invalid(f"{flags.get(field, field)}: {what}", hint="See: agentq submit --help")
-
-
 def _context(app: "App", file: str | None, ref: str | None) -> "tuple[Context | None, str | None]":
     """The context document, and the id that its file gives the task."""
     from agentq.context import Context, check_text, context_at, read_context, task_id_of
@@ -285,13 +208,6 @@ def _context(app: "App", file: str | None, ref: str | None) -> "tuple[Context | 
     return None, None
 
 
-def _start(delay: str | None, at: str | None) -> dict[str, Any]:
-    return {
-        "delay_seconds": None if delay is None else seconds("--delay", delay),
-        "not_before": None if at is None else ahead("--at", at),
-    }
-
-
 def _patience(wait_timeout: str | None, delay: str | None, at: str | None) -> float | None:
     """The seconds of `--wait-timeout`; raises Invalid when they end before the task may start."""
     start = not_before(delay, at)
@@ -305,24 +221,11 @@ def _patience(wait_timeout: str | None, delay: str | None, at: str | None) -> fl
     return limit
 
 
-def _labels(pairs: list[str], repo: str | None, base: str | None) -> dict[str, str]:
-    labels = dict(pair.partition("=")[::2] for pair in pairs if _is_pair(pair))
-    if repo is not None:
-        labels["repo"] = _folder(repo)
-    if base is not None:
-        labels["base"] = base
-    return labels
+def _labels(pairs: list[str]) -> dict[str, str]:
+    return dict(pair.partition("=")[::2] for pair in pairs if _is_pair(pair))
 
 
 def _is_pair(text: str) -> bool:
     if "=" not in text or text.startswith("="):
         raise Invalid(f"--label {text!r} is no label", hint="Write --label key=value.")
     return True
-
-
-def _folder(repo: str) -> str:
-    from agentq.request import is_url
-
-    if not repo.strip():
-        raise Invalid("--repo is empty", hint="Name a folder on the worker's machine, or a URL.")
-    return repo if is_url(repo) else str(Path(repo).resolve())

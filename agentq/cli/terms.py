@@ -13,10 +13,13 @@ from agentq.harmless import one_line as one_line
 from agentq.harmless import quoted as quoted
 from agentq.harmless import size as size
 from agentq.harmless import visible, visible_json
-from agentq.messages import Completion, Doubted, Message, is_key
+from agentq.messages import Message, is_key
 from agentq.request import ahead as ahead
 from agentq.request import past as past
 from agentq.request import seconds as seconds
+from agentq.standing import ago as ago
+from agentq.standing import outcome as outcome
+from agentq.standing import span as span
 
 if TYPE_CHECKING:
     from agentq.app import App
@@ -167,37 +170,7 @@ def echo_json(value: Message | Sequence[Message] | dict[str, Any] | list[Any]) -
     print(visible_json(json.dumps(value, indent=2, ensure_ascii=False, default=str)))
 
 
-def ago(then: datetime | None) -> str:
-    """How long ago, in a few characters."""
-    if then is None:
-        return "unknown"
-    return f"{span(datetime.now(UTC) - then)} ago"
-
-
-def span(delta: timedelta | float) -> str:
-    """A duration (of seconds) in a few characters: 45s, 12m, 3h05m, 2d4h."""
-    total = max(0, int(delta.total_seconds() if isinstance(delta, timedelta) else delta))
-    minutes, hours, days = total // 60, total // 3600, total // 86400
-    if total < 60:
-        return f"{total}s"
-    if hours == 0:
-        return f"{minutes}m"
-    return f"{hours}h{minutes % 60:02}m" if days == 0 else f"{days}d{hours % 24}h"
-
-
 def hand_over(app: "App") -> None:
     """Hand to the engine what may start now because of a command; the command itself has done its work."""
     if undone := app.hand_over():
         say(undone)
-
-
-def outcome(completion: Completion) -> str:
-    """How a task ended and, when it completed, whether agentq checked that or only somebody said so.
-
-    One whose signature is no proof says why.
-    """
-    if isinstance(completion, Doubted):
-        return f"{completion.status}  unverified: {one_line(completion.unverified_because)}"
-    if completion.status != "completed":
-        return completion.status
-    return "completed  verified" if completion.verified else "completed  unverified"

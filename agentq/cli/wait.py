@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from agentq.cli.result import OUTCOME_CODES
-from agentq.cli.status import NAMED, line
 from agentq.cli.terms import (
     AsJson,
     Patience,
@@ -21,6 +20,7 @@ from agentq.cli.terms import (
 )
 from agentq.errors import Invalid, WaitTimeout
 from agentq.messages import Completion, utc_now
+from agentq.standing import NAMED, line
 
 app = command()
 
