@@ -141,7 +141,9 @@ class Retention:
         since they were first found."""
         unowned = there.unowned
         for task_id in there.settled & there.marks.keys():
-            yield from (key for key in there.marks[task_id] if key.startswith(("waits/", "uses/", "expiring/")))
+            yield from (
+                key for key in there.marks[task_id] if key.startswith(("waits/", "uses/", "chats/", "expiring/"))
+            )
         for task_id, keys in unowned.items():
             since = self._found(task_id)
             if since and since <= self._before:
@@ -225,7 +227,7 @@ def _take_inventory(store: Store) -> _Inventory:
 
 def _marks(store: Store) -> Iterator[tuple[str, str]]:
     """What a submit puts down before its task is registered: the task's id, and the key."""
-    for top in ("waits/", "uses/"):
+    for top in ("waits/", "uses/", "chats/"):
         yield from ((_last(key), key) for key in store.keys(top))
     yield from ((_last(key).partition("_")[2], key) for key in store.keys("expiring/"))
     yield from ((_last(key), key) for top in MARKS for key in store.keys(f"{top}/"))

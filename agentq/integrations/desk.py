@@ -1,10 +1,14 @@
 """agentq for a process that stays, such as a chat server: one engine for all its calls, which come from any thread."""
 
 import asyncio
+import atexit
+import concurrent.futures
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
 from agentq.app import App
@@ -17,6 +21,8 @@ from agentq.messages import Envelope
 T = TypeVar("T")
 LOG = logging.getLogger("agentq")
 START_SECONDS = 10.0
+LONGEST_PAUSE = 2.0
+"""Seconds between two looks, at most."""
 
 
 class _Seat(App):
@@ -37,21 +43,57 @@ class _Seat(App):
         yield await self._desk.engine()
 
 
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """The loop and the thread that calls run in, and those calls."""
+
+    loop: asyncio.AbstractEventLoop
+    thread: threading.Thread
+    calls: "set[asyncio.Task[Any] | None]" = field(default_factory=set)
+
+    async def hold(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What a coroutine answers that is one of the calls."""
+        task = asyncio.current_task()
+        self.calls.add(task)
+        try:
+            return await make()
+        finally:
+            self.calls.discard(task)
+
+    async def clear(self, stack: contextlib.AsyncExitStack | None) -> None:
+        """Break the calls off, and then let go of what they used."""
+        calls = {task for task in self.calls if task}
+        for task in calls:
+            task.cancel()
+        if calls:
+            await asyncio.wait(calls, timeout=START_SECONDS / 2)
+        if stack:
+            await stack.aclose()
+
+
 class Desk:
-    """Calls of agentq that run beside the caller's own event loop, if it has one; made once, closed at the end."""
+    """Calls of agentq that run beside the caller's own event loop, if it has one; made once, closed at the end.
+
+    A call that is under way when the desk is closed is broken off: Unavailable. A forked process opens one of its own.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.app = App(settings)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Be as new: what this process was forked from keeps its loop, engine and connections to itself."""
+        self.app = App(self.settings)
+        self._pid = os.getpid()
         self._lock = threading.Lock()
+        self._room: _Room | None = None
         self._stack: contextlib.AsyncExitStack | None = None
         self._engine: Engine | None = None
 
     @classmethod
     def load(cls, **flags: Any) -> Self:
-        """One with the settings in force, flags first, as for every command."""
+        """One with the settings in force, flags first, as for every command: what the process makes from now on is as
+        private as they say (`umask`)."""
         return cls(App.load(**flags).settings)
 
     def __enter__(self) -> Self:
@@ -86,20 +128,62 @@ class Desk:
             LOG.warning("agentq: %s", undone)
         return answer
 
+    async def looking(
+        self, look: Callable[[App], Callable[[], T]], *, enough: Callable[[T], bool], seconds: float
+    ) -> T:
+        """What the last look answers: one that is enough, or the first one after so many seconds. Between two looks
+        nothing is held, and whoever is cancelled leaves no thread behind."""
+        return await self.run(lambda: self._looking(look, enough, seconds))
+
+    async def _looking(self, look: Callable[[App], Callable[[], T]], enough: Callable[[T], bool], seconds: float) -> T:
+        seat, loop = _Seat(self), asyncio.get_running_loop()
+        again, deadline, pause = await asyncio.to_thread(look, seat), loop.time() + seconds, 0.05
+        while True:
+            found = await asyncio.to_thread(again)
+            if undone := await seat.hand_over_here():
+                LOG.warning("agentq: %s", undone)
+            left = min(pause, deadline - loop.time())
+            if left <= 0 or enough(found):
+                return found
+            await asyncio.sleep(left)
+            pause = min(LONGEST_PAUSE, pause * 1.5)
+
     async def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """What a coroutine answers that runs in the desk's own loop; cancelled with its caller."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(make(), self._running()))
+        future = self._begin(make)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if self._room is None and not (caller and caller.cancelling()):
+                raise _closed() from None
+            raise
 
     def wait(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The same for a caller without an event loop."""
-        return asyncio.run_coroutine_threadsafe(make(), self._running()).result()
+        """The same for a caller that has no event loop, or lets it stand."""
+        if self.is_here:
+            raise RuntimeError("the desk's own loop would wait for itself")
+        future = self._begin(make)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise _closed() from None
+        finally:
+            future.cancel()  # who waits no more, such as after Ctrl-C, wants it no more
+
+    def _begin(self, make: Callable[[], Coroutine[Any, Any, T]]) -> "concurrent.futures.Future[T]":
+        if os.getpid() != self._pid:
+            self._forget()
+        with contextlib.nullcontext() if self.is_here else self._lock:  # nobody comes in while it is being closed
+            room = self._room or self._open()
+            return asyncio.run_coroutine_threadsafe(room.hold(make), room.loop)
 
     # ------------------------------------------------------------------ the loop and the engine
 
     @property
     def is_here(self) -> bool:
         """Whether the caller is in the desk's own loop."""
-        return threading.current_thread() is self._thread
+        return self._room is not None and threading.current_thread() is self._room.thread
 
     async def engine(self) -> Engine:
         """The desk's engine, for callers in its loop; opened when it is first needed."""
@@ -108,36 +192,38 @@ class Desk:
             self._engine = await self._stack.enter_async_context(self.app.engine())
         return self._engine
 
-    def _running(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                started = threading.Event()
-                loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._turn, args=(loop, started), name="agentq-desk", daemon=True
-                )
-                self._thread.start()
-                if not started.wait(START_SECONDS):
-                    raise Unavailable("the thread that talks to the engine does not start", hint="Look at the load.")
-                self._loop = loop
-            return self._loop
-
-    @staticmethod
-    def _turn(loop: asyncio.AbstractEventLoop, started: threading.Event) -> None:
-        asyncio.set_event_loop(loop)
-        loop.call_soon(started.set)
-        loop.run_forever()
-        loop.close()
+    def _open(self) -> _Room:
+        started, loop = threading.Event(), asyncio.new_event_loop()
+        thread = threading.Thread(target=_turn, args=(loop, started), name="agentq-desk", daemon=True)
+        thread.start()
+        if not started.wait(START_SECONDS):
+            raise Unavailable("the thread that talks to the engine does not start", hint="Look at the load.")
+        self._room = _Room(loop, thread)
+        atexit.register(self.close)
+        return self._room
 
     def close(self) -> None:
-        """Let go of the engine and the thread; a later call opens both anew."""
-        with self._lock:
-            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
-        if loop is None or thread is None:
+        """Break off what is under way, and let go of the engine and the thread; a later call opens both anew."""
+        if os.getpid() != self._pid:
             return
-        stack, self._stack, self._engine = self._stack, None, None
-        if stack:
-            with contextlib.suppress(Exception):
-                asyncio.run_coroutine_threadsafe(stack.aclose(), loop).result(START_SECONDS)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(START_SECONDS)
+        with self._lock:
+            room, self._room = self._room, None
+            stack, self._stack, self._engine = self._stack, None, None
+        atexit.unregister(self.close)
+        if room is None:
+            return
+        with contextlib.suppress(Exception):
+            asyncio.run_coroutine_threadsafe(room.clear(stack), room.loop).result(START_SECONDS)
+        room.loop.call_soon_threadsafe(room.loop.stop)
+        room.thread.join(START_SECONDS)
+
+
+def _turn(loop: asyncio.AbstractEventLoop, started: threading.Event) -> None:
+    asyncio.set_event_loop(loop)
+    loop.call_soon(started.set)
+    loop.run_forever()
+    loop.close()
+
+
+def _closed() -> Unavailable:
+    return Unavailable("the desk was closed while that was under way", hint="Look what became of it: agentq list")

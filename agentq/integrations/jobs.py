@@ -1,18 +1,24 @@
 """What a chat says of its jobs and is answered: whose a call is, its options, and every answer as a model reads it."""
 
+import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentq.coordinator import Coordinator
 from agentq.credentials import SECRETS
 from agentq.digest import DATA, check, digest, how_made
-from agentq.errors import AgentqError, EvidenceError
+from agentq.errors import AgentqError, EvidenceError, NotFound
 from agentq.harmless import one_line, quoted, visible_json
+from agentq.lifecycle import Status
 from agentq.messages import ROUNDS_LIMIT, Completion, Name, Seconds, sha256_hex, shorten
+
+if TYPE_CHECKING:
+    from agentq.ledger import TaskRow
 
 Answer: TypeAlias = dict[str, Any]
 """What a tool answers: `status` and `message` always, the rest where it says something."""
@@ -20,6 +26,7 @@ Answer: TypeAlias = dict[str, Any]
 DIGEST_CHARS = 2000
 REFERENCES_TOLD = 20
 ID_SHOWN = 80
+KNOWN = "Use an id that trigger_agent_job or list_jobs answered."
 SILENT = "none"
 """The mode of a job of which nobody is told."""
 
@@ -28,12 +35,14 @@ SILENT = "none"
 class Where:
     """Whose call it is: the chat's thread, its tenant (None where there are none), and what names the call itself.
 
-    `call` is the same text when the same call is carried out again, and another one for any other call.
+    `call` is the same text when the same call is carried out again, and another one for any other call; `tool_call` is
+    what the model calls it.
     """
 
     thread: str
     tenant: str | None = None
     call: str = ""
+    tool_call: str = ""
 
     @property
     def job_id(self) -> str:
@@ -120,17 +129,19 @@ def unavailable(message: str, **more: Any) -> Answer:
 
 def not_found(job_id: str) -> Answer:
     """No job of that id is there for who asks, whether it is another tenant's or nobody's."""
-    shown = one_line(shorten(job_id, ID_SHOWN))
-    return {
-        "job_id": shown,
-        "status": "not_found",
-        "message": f"There is no job {shown}. Use an id that trigger_agent_job or list_jobs answered.",
-    }
+    error = unknown(job_id)
+    return {"job_id": one_line(shorten(job_id, ID_SHOWN)), "status": "not_found", "message": in_words(error)}
+
+
+def unknown(job_id: str) -> NotFound:
+    """The error for a job that is not there for who asks."""
+    return NotFound(f"there is no job {one_line(shorten(job_id, ID_SHOWN))}", hint=KNOWN)
 
 
 def in_words(error: AgentqError) -> str:
     """An error as a model reads it: nothing of the command line, which it may not have."""
     what = one_line(str(error)).rstrip(".")
+    what = what[:1].upper() + what[1:]
     if error.hint == SECRETS:
         return f"{what}. Nothing was started. Name the place where the role finds it instead, and never send it here."
     hint = "" if "--" in error.hint or "agentq " in error.hint else f" {one_line(error.hint)}"
@@ -199,3 +210,72 @@ def _references(coordinator: Coordinator, manifest: Completion) -> Iterator[Mapp
         yield {"name": one_line(item.name), "ref": one_line(place), "made": how_made(item)}
     if len(manifest.artifacts) > REFERENCES_TOLD:
         yield {"name": f"and {len(manifest.artifacts) - REFERENCES_TOLD} more"}
+
+
+# ---------------------------------------------------------------------- jobs that go on, and lists
+
+
+def open_job(status: Status, *, is_told: bool) -> Answer:
+    """A job that has not ended; `is_told`: its thread is told when it has."""
+    told = "Do not poll, go on: this conversation is told when it has ended."
+    words = told if is_told else "Wait for it (wait_for_jobs), or name it in `after` of another job."
+    answer: Answer = {
+        "job_id": status.task_id,
+        "status": status.state,
+        "waits_for": status.waits_for,
+        "needs": list(status.needs[:REFERENCES_TOLD]),
+        "until": status.until and status.until.isoformat(timespec="seconds"),
+        "tasks": status.tasks,
+        "message": f"{_standing(status)} {words}",
+    }
+    return {key: value for key, value in answer.items() if value}
+
+
+def _standing(status: Status) -> str:
+    if status.cancel_asked:
+        return "It is being stopped."
+    if status.state == "processing":
+        return "Some of its tasks have begun." if status.tasks else f"{status.agent} works on it."
+    return {
+        "queued": f"It waits for {status.agent} to be free.",
+        "delayed": "It is delayed.",
+        "dependencies": "It waits for the jobs under needs.",
+        "lease": "Its worker went silent, and another one takes it over.",
+        "moved": "It was moved to another store.",
+    }.get(status.waits_for or "", "It has not begun.")
+
+
+def short(found: Status | Completion) -> Answer:
+    """A job in a list of those that were waited for."""
+    if isinstance(found, Completion):
+        completed_at = found.finished_at.isoformat(timespec="seconds")
+        return {"job_id": found.task_id, "status": found.status, "completed_at": completed_at}
+    waits = {"waits_for": found.waits_for} if found.waits_for else {}
+    return {"job_id": found.task_id, "status": found.state, **waits}
+
+
+def listed(rows: "Sequence[TaskRow]", limit: int, said: Sequence[str]) -> Answer:
+    """Jobs as the log tells them, newest first, and what is to be said about that."""
+    more = ["There are more: ask for one state, or for a longer list."] if len(rows) > limit else []
+    words = [*(one_line(word) for word in said), *more] or ["None." if not rows else "Newest first."]
+    return {"status": "listed", "jobs": [_row(row) for row in rows[:limit]], "message": " ".join(words)}
+
+
+def _row(row: "TaskRow") -> Answer:
+    answer = {
+        "job_id": row.task_id,
+        "status": row.state,
+        "waits_for": row.waits_for,
+        "role": "plan" if row.members else row.agent,
+        "tasks": row.members or None,
+        "about": one_line(shorten(row.title or "", ID_SHOWN)),
+        "created_at": _moment(row.created_at),
+        "completed_at": _moment(row.finished_at),
+    }
+    return {key: value for key, value in answer.items() if value}
+
+
+def _moment(seconds: float | None) -> str | None:
+    with contextlib.suppress(ValueError, OverflowError, OSError):
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    return None
