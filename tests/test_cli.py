@@ -691,12 +691,6 @@ def test_usage_errors_exit_with_2(desk: Desk) -> None:
     assert desk.run("--version").out.startswith("agentq ")
 
 
-def test_the_guide_is_one_page(desk: Desk) -> None:
-    guide = desk.ok("guide")
-    assert guide.startswith("# agentq for a coordinator agent")
-    assert len(guide.splitlines()) < 40
-
-
 def test_ctrl_c_ends_a_wait_with_130(desk: Desk) -> None:
     task_id = desk.task()
     waiting = desk.start("wait", task_id)

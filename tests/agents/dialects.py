@@ -123,7 +123,7 @@ def _responses_asked(body: Body) -> Asked:
 def _responses_turn(item: Body) -> Iterable[str | None]:
     if item.get("type", "message") == "message" and item.get("role") != "assistant":
         return [_text(item["content"], "input_text")] if item["role"] == "user" else []
-    is_answer = item.get("type") in ("message", "function_call", "custom_tool_call")
+    is_answer = item.get("type") in ("message", "function_call", "custom_tool_call", "tool_search_call")
     return [None] if is_answer else []
 
 
@@ -135,9 +135,12 @@ def _names(tools: Iterable[Body]) -> Iterator[str]:
 def _responses_item(answer: Answer, name: str) -> Mapping[str, Any]:
     if answer.freeform is not None:
         return {"type": "custom_tool_call", "call_id": f"call_{name}", "name": answer.tool, "input": answer.freeform}
+    if answer.tool == "tool_search":
+        return {"type": "tool_search_call", "call_id": f"call_{name}", "execution": "client", "arguments": answer.input}
     if answer.tool:
-        arguments = json.dumps(answer.input)
-        return {"type": "function_call", "call_id": f"call_{name}", "name": answer.tool, "arguments": arguments}
+        space, _, tool = answer.tool.rpartition("__")  # of a server's tool, which is in its name's space
+        call = {"type": "function_call", "call_id": f"call_{name}", "name": tool, "arguments": json.dumps(answer.input)}
+        return call | ({"namespace": space} if space else {})
     content = [{"type": "output_text", "text": answer.text, "annotations": []}]
     return {"type": "message", "role": "assistant", "id": f"item_{name}", "content": content}
 
