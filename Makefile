@@ -1,6 +1,7 @@
 # Two commands: `make demo` and `make test`. `make test-all` is what comes on top: the daemons and the CLI on the oldest
-# RabbitMQ of this machine, races of many workers, Prometheus's own tool and systemd over what they are to read, Claude Code
-# and Codex as agents against a stub of their models, and a short search for breaking input. `make test-agents` runs every agent's tool that agentq knows.
+# RabbitMQ of this machine, races of many workers, Prometheus's own tool and systemd over what they are to read, LangGraph's
+# checkpointers over PostgreSQL, Claude Code and Codex as agents against a stub of their models, and a short search for
+# breaking input. `make test-agents` runs every agent's tool that agentq knows.
 # Everything lives in .venv; what the machine lacks comes by its own packages.
 BIN := .venv/bin
 # `make demo AGENT=claude` runs the demo with a tool of yours. Said here: some agents set such a variable for what they run.
@@ -26,6 +27,8 @@ test-all: .venv/test
 	$(BIN)/pytest tests/monitoring
 	tests/systemd/install.sh
 	$(BIN)/pytest tests/systemd -k "complain or exposed"
+	tests/chat/install.sh
+	TEST_POSTGRES=1 $(BIN)/pytest -k postgres tests/integrations/test_langgraph_threads.py
 	tests/agents/install.sh claude codex
 	TEST_AGENTS=claude,codex $(BIN)/pytest -n 2 $(AGENT_TESTS)
 	$(MAKE) fuzz SECONDS=5
