@@ -63,7 +63,8 @@ class Threads(Protocol):
         """Those of these jobs whose notice is not in the thread: in its last checkpoint or an ancestor of that."""
 
     async def append(self, thread: Thread, notices: Sequence[Notice]) -> None:
-        """Append notices, in this order, so that the graph's entry is what runs next; nothing runs."""
+        """Append those of these notices that are not in the checkpoint written upon nor in an ancestor of it, in this
+        order, so that the graph's entry is what runs next; nothing runs. Broken off, some may be there."""
 
     async def rest(self, thread: Thread) -> None:
         """Have nothing to run next: the thread waits for a turn."""
