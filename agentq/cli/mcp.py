@@ -1,0 +1,68 @@
+"""`agentq mcp`."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from agentq.cli.terms import Broker, Sender, Store, command, say
+from agentq.errors import Invalid
+
+app = command()
+
+HTTP = Annotated[
+    str | None,
+    typer.Option(
+        "--http", metavar="HOST:PORT", help="Serve streamable HTTP there; port 0 chooses one.", show_default=False
+    ),
+]
+TokenFile = Annotated[
+    str | None,
+    typer.Option(metavar="PATH", help="The token that clients must bring; or AGENTQ_MCP_TOKEN.", show_default=False),
+]
+AllowHosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-host", metavar="NAME", help="A name that clients reach it by. Repeatable.", show_default=False
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def mcp(
+    context: typer.Context,
+    http: HTTP = None,
+    token_file: TokenFile = None,
+    allow_host: AllowHosts = None,
+    sender: Sender = None,
+    broker: Broker = None,
+    store: Store = None,
+) -> None:
+    """Serve agentq's tools to an agent over MCP, on standard input and output unless --http is given."""
+    if context.invoked_subcommand is not None:
+        return
+    if find_spec("mcp") is None:
+        raise Invalid("this needs the MCP SDK, which is not installed", hint="pip install 'agentq[mcp]'")
+    from agentq.integrations.desk import Desk
+    from agentq.logs import set_up
+
+    set_up()
+    desk = Desk.load(broker=broker, store=store, coordinator=sender)
+    try:
+        if http is None:
+            if token_file is not None or allow_host:
+                raise Invalid("--token-file and --allow-host are about --http", hint="Give --http HOST:PORT as well.")
+            from agentq.integrations.mcp.stdio import serve
+
+            serve(desk)
+        else:
+            from agentq.integrations.mcp.http import serve as serve_http
+
+            serve_http(desk, http, token_file=token_file, names=allow_host or (), say=say)
+    finally:
+        desk.close()
+
+
+if find_spec("agentq.cli.mcp_install"):
+    app.command("install")(import_module("agentq.cli.mcp_install").install)
