@@ -167,7 +167,7 @@ class Chat:
             is_registered = await self._withdraw(where, request)
         except Unavailable:
             return unavailable(
-                f"It is not known whether {job_id} was started: {in_words(error)} Poll it later, before you start another.",
+                f"It is not known whether {job_id} was started: {in_words(error)} Poll it later, then decide.",
                 job_id=job_id,
             )
         if is_registered:

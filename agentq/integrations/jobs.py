@@ -141,7 +141,6 @@ def unknown(job_id: str) -> NotFound:
 def in_words(error: AgentqError) -> str:
     """An error as a model reads it: nothing of the command line, which it may not have."""
     what = one_line(str(error)).rstrip(".")
-    what = what[:1].upper() + what[1:]
     if error.hint == SECRETS:
         return f"{what}. Nothing was started. Name the place where the role finds it instead, and never send it here."
     hint = "" if "--" in error.hint or "agentq " in error.hint else f" {one_line(error.hint)}"
