@@ -49,6 +49,7 @@ COMMANDS = {
     "init": "Declare the engine's queues; safe to repeat.",
     "access": "Tell and set who may do what on RabbitMQ.",
     "doctor": "Check engine, store and papers, and mend what can be mended.",
+    "bridge": "Tell chat threads that their jobs have ended.",
     "mcp": "Serve these tools to an agent over MCP.",
     "guide": "Print how a coordinator agent uses agentq well.",
     "demo": "Do the whole walk-through with a scripted agent.",
