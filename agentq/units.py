@@ -106,7 +106,7 @@ def _lines(profile: Profile, settings: Settings, host: Host, runner: str | None)
         for path in dict.fromkeys(_written(profile, settings, host)):
             yield f'ReadWritePaths="-{_escaped(str(path))}"'
     yield "ExecStart="
-    yield f'ExecStart="{_escaped(_program()).replace("$", "$$")}" worker run %i'
+    yield f'ExecStart="{_escaped(program()).replace("$", "$$")}" worker run %i'
     for name, value in _environment(profile, settings, host, runner).items():
         yield f'Environment="{name}={_escaped(value)}"'
     yield f"TimeoutStopSec={_stop_seconds(profile)}"
@@ -114,18 +114,14 @@ def _lines(profile: Profile, settings: Settings, host: Host, runner: str | None)
         yield from ("RestartSec=1", "RestartSteps=8", "RestartMaxDelaySec=5min")
 
 
-def _program() -> str:
+def program() -> str:
     """The `agentq` of this installation."""
     return str(Path(sys.executable).with_name("agentq"))
 
 
 def _environment(profile: Profile, settings: Settings, host: Host, runner: str | None) -> dict[str, str]:
     """What is in force here by other means than the user's own defaults, which the daemon finds by itself."""
-    given = {f"AGENTQ_{name.upper()}": _value(name, settings) for name in FROM_ENVIRONMENT}
-    given |= {"AGENTQ_BROKER_USER": settings.rabbitmq.user or "", "AGENTQ_BROKER_VHOST": settings.rabbitmq.vhost or ""}
-    said = {name: value for name, value in given.items() if host.environ.get(name)}
-    if settings.source != "defaults":
-        said["AGENTQ_CONFIG"] = settings.source
+    said = in_force(settings, host.environ)
     if profile.folder.parent != built_in():
         said["AGENTQ_WORKERS"] = str(profile.folder.parent.absolute())
     if runner:
@@ -134,10 +130,21 @@ def _environment(profile: Profile, settings: Settings, host: Host, runner: str |
     return {"PATH": os.pathsep.join(folder for folder in folders if folder.startswith("/")), **said}
 
 
+def in_force(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables by which another process comes to the same settings, beside the user's own defaults; they hold a
+    password only where the broker's URL does."""
+    given = {f"AGENTQ_{name.upper()}": _value(name, settings) for name in FROM_ENVIRONMENT}
+    given |= {"AGENTQ_BROKER_USER": settings.rabbitmq.user or "", "AGENTQ_BROKER_VHOST": settings.rabbitmq.vhost or ""}
+    said = {name: value for name, value in given.items() if environ.get(name)}
+    return said if settings.source == "defaults" else said | {"AGENTQ_CONFIG": settings.source}
+
+
 def _value(name: str, settings: Settings) -> str:
     value = getattr(settings, name)
     if name == "store" and "://" not in str(value):
         return str(Path(value).absolute())
+    if isinstance(value, Path):
+        return str(value.absolute())
     return ",".join(value) if isinstance(value, tuple) else str(value)
 
 

@@ -1,11 +1,11 @@
 """`agentq mcp`."""
 
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
+from agentq.cli.mcp_install import install
 from agentq.cli.terms import Broker, Sender, Store, command, say
 from agentq.errors import Invalid
 
@@ -64,5 +64,4 @@ def mcp(
         desk.close()
 
 
-if find_spec("agentq.cli.mcp_install"):
-    app.command("install")(import_module("agentq.cli.mcp_install").install)
+app.command()(install)
