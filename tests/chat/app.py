@@ -62,7 +62,7 @@ def _graph(folder: Path) -> "StateGraph[Any]":
 
 
 async def _seen(sign: Path) -> None:
-    while not await asyncio.to_thread(sign.exists):
+    while not await asyncio.to_thread(sign.exists):  # noqa: ASYNC110 - another process sets it
         await asyncio.sleep(0.01)
 
 
