@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from pydantic import AwareDatetime, Field
 
+from agentq.contest import stale
 from agentq.errors import EvidenceError, StoreUnavailable
 from agentq.messages import Completion, Message, task_in, utc_now
 from agentq.papers import Collected
@@ -137,8 +138,8 @@ class Retention:
         return "needed" if manifest.task_id in needed else None
 
     def _find_unowned(self, there: _Inventory, *, note: bool) -> Iterator[str]:
-        """The marks of ended tasks that came late, and those of tasks that nobody registered for as long as the limit
-        since they were first found."""
+        """The marks of ended tasks that came late, those of tasks that nobody registered for as long as the limit since
+        they were first found, and what old turns left."""
         unowned = there.unowned
         for task_id in there.settled & there.marks.keys():
             yield from (
@@ -151,6 +152,7 @@ class Retention:
             elif since is None and note:
                 self._store.put(f"found/{task_id}.json", Found(at=utc_now()).to_json())
         yield from (f"found/{task_id}.json" for task_id in there.found - unowned.keys())
+        yield from stale(self._store, utc_now() - timedelta(seconds=self._dead_for))
 
     def _found(self, task_id: str) -> datetime | None:
         data = self._store.get(f"found/{task_id}.json")

@@ -43,7 +43,7 @@ WAITED_FOR = 100
 LISTED, LIST_LIMIT, PAGE, PAGES = 20, 100, 200, 20
 
 M = TypeVar("M", bound=BaseModel)
-Scope = Literal["thread", "tenant"]
+Scope = Literal["conversation", "everywhere"]
 
 
 class Chat:
@@ -228,7 +228,7 @@ class Chat:
         return {"job_id": job_id, "status": manifest.status, "message": "It is cancelled."}
 
     async def jobs(
-        self, where: Where, *, scope: Scope = "thread", state: str | None = None, limit: int = LISTED
+        self, where: Where, *, scope: Scope = "conversation", state: str | None = None, limit: int = LISTED
     ) -> Answer:
         """The jobs of the thread, or of all threads of its tenant, newest first, as the log tells them."""
         return await self._answered(lambda: self.desk.call(lambda app: self._jobs(app, where, scope, state, limit)))
@@ -237,7 +237,7 @@ class Chat:
         from agentq.ledger import Filter
 
         check_where(where)
-        own = f"thread={where.thread}" if scope == "thread" else "thread"
+        own = f"thread={where.thread}" if scope == "conversation" else "thread"
         labels = (own,) if where.tenant is None else (own, f"tenant={where.tenant}")
         asked = Filter(states=(state,) if state else (), labels=labels)
         said: list[str] = []

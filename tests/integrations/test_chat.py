@@ -191,7 +191,7 @@ async def test_another_tenants_job_does_not_exist(desk: commands.Desk, chat: Cha
             assert answer == {"status": "refused", "message": (await chat.poll(where, job_id))["message"]}
         waited = await chat.wait(where, [job_id], 0)
         assert waited["status"] == waited["jobs"][0]["status"] == "not_found"
-    for scope in ("thread", "tenant"):
+    for scope in ("conversation", "everywhere"):
         assert (await chat.jobs(where, scope=scope))["jobs"] == []  # type: ignore[arg-type]
     assert desk.files() == before
 
@@ -511,7 +511,7 @@ def test_jobs_are_listed_newest_first(any_desk: commands.Desk, any_chat: Chat) -
         "about": BRIEF,
         "created_at": "",
     }
-    everywhere = run(any_chat.jobs(HERE, scope="tenant"))
+    everywhere = run(any_chat.jobs(HERE, scope="everywhere"))
     assert elsewhere in [one["job_id"] for one in everywhere["jobs"]]
     shorter = run(any_chat.jobs(HERE, limit=2))
     assert len(shorter["jobs"]) == 2
