@@ -38,6 +38,8 @@ def _answer(messages: list[BaseMessage]) -> AIMessage:
     begin = max(i for i, message in enumerate(messages) if isinstance(message, HumanMessage))
     answers = [message for message in messages[begin:] if isinstance(message, ToolMessage)]
     told = {name: [json.loads(m.text) for m in answers if m.name == name] for name in {m.name for m in answers}}
+    if refused := [answer for answers in told.values() for answer in answers if answer["status"] == "refused"]:
+        return AIMessage(f"That cannot be: {refused[0]['message']}")
     ended = [job for job in told.get("poll_job_status", ()) if job["status"] == "completed"]
     if ended:
         return AIMessage(f"It is ready.\n{ended[-1]['digest']}")
@@ -51,7 +53,7 @@ def _answer(messages: list[BaseMessage]) -> AIMessage:
     if started:
         options = {"after": started}
         return _calls(("trigger_agent_job", {"role": "writer", "input_summary": "Write it up.", "options": options}))
-    research = {"role": "researcher", "options": {"notify": "none"}}
+    research = {"role": "researcher", "options": {"notice": "none"}}
     return _calls(*(("trigger_agent_job", {**research, "input_summary": question}) for question in QUESTIONS))
 
 

@@ -14,8 +14,9 @@ async def talk(thread: str, words: str) -> None:
         if words:
             await executor.ainvoke({"messages": [("user", words)]}, config)
         state = await executor.aget_state(config)
-        said = [message.text for message in state.values["messages"] if isinstance(message, AIMessage) and message.text]
-        print(said[-1])
+        messages = state.values.get("messages", [])
+        said = [message.text for message in messages if isinstance(message, AIMessage) and message.text]
+        print(said[-1] if said else "(nothing was said here yet)")
 
 
 if __name__ == "__main__":
