@@ -1,9 +1,9 @@
-"""Units for systemd: the template that all workers share, and for each worker what belongs to this host and profile."""
+"""Units for systemd: the templates that all workers and all bridges share, and for each what belongs to this host."""
 
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,12 +15,13 @@ from agentq.errors import Conflict, Invalid
 from agentq.profile import Profile, built_in
 
 Manager = Literal["system", "user"]
-TEMPLATE = "agentq-worker@.service"
+TEMPLATE, BRIDGE = "agentq-worker@.service", "agentq-bridge@.service"
 STEPS_SINCE = 254
 """The version of systemd from which restarts may come less and less often."""
 
 _ALONE = "# For the system's manager alone"
-_MARK = "# Written by `agentq worker install`; sha256:"
+_MARK = "# Written by `agentq {} install`; sha256:"
+_WRITERS = ("worker", "bridge")
 _END_SECONDS = 60.0
 """How long a drained worker may take to bring its evidence in and say how it ended."""
 
@@ -66,16 +67,35 @@ class Unit:
 def units(profile: Profile, settings: Settings, host: Host, folder: Path, runner: str | None) -> tuple[Unit, Unit]:
     """The template, and the drop-in of one worker, as they belong into the manager's folder; with what the settings
     hold that is no secret: they are to have no password in their broker's URL."""
-    drop_in = folder / f"{TEMPLATE.replace('@', f'@{profile.agent}')}.d" / "agentq.conf"
+    return _both("worker", TEMPLATE, profile.agent, _lines(profile, settings, host, runner), host, folder)
+
+
+def bridge_units(
+    coordinator: str,
+    command: Sequence[str],
+    settings: Settings,
+    host: Host,
+    folder: Path,
+    *,
+    place: Path,
+    writes: Sequence[Path] = (),
+) -> tuple[Unit, Unit]:
+    """The same of one chat bridge that runs this command of agentq at this place, and writes to these paths too."""
+    lines = _bridge_lines(command, settings, host, place, writes)
+    return _both("bridge", BRIDGE, coordinator, lines, host, folder)
+
+
+def _both(by: str, name: str, instance: str, lines: Iterable[str], host: Host, folder: Path) -> tuple[Unit, Unit]:
+    drop_in = folder / f"{name.replace('@', f'@{instance}')}.d" / "agentq.conf"
     return (
-        Unit(folder / TEMPLATE, _marked(template(host.manager))),
-        Unit(drop_in, _marked("\n".join(_lines(profile, settings, host, runner)) + "\n")),
+        Unit(folder / name, _marked(by, template(host.manager, name))),
+        Unit(drop_in, _marked(by, "\n".join(lines) + "\n")),
     )
 
 
-def template(manager: Manager) -> str:
-    """The unit that all workers share. A user's manager can change neither the user nor what of the disk is seen."""
-    text = (built_in() / "systemd" / TEMPLATE).read_text(encoding="utf-8")
+def template(manager: Manager, name: str = TEMPLATE) -> str:
+    """The unit that all of a kind share. A user's manager can change neither the user nor what of the disk is seen."""
+    text = (built_in() / "systemd" / name).read_text(encoding="utf-8")
     if manager == "system":
         return text
     paragraphs = [part for part in text.split("\n\n") if not part.startswith(_ALONE)]
@@ -85,11 +105,11 @@ def template(manager: Manager) -> str:
 def is_ours(text: str) -> bool:
     """Whether agentq wrote a file and nobody has changed it since."""
     first, _, rest = text.partition("\n")
-    return first == f"{_MARK}{_digest(rest)}"
+    return first in {f"{_MARK.format(by)}{_digest(rest)}" for by in _WRITERS}
 
 
-def _marked(text: str) -> str:
-    return f"{_MARK}{_digest(text)}\n{text}"
+def _marked(by: str, text: str) -> str:
+    return f"{_MARK.format(by)}{_digest(text)}\n{text}"
 
 
 def _digest(text: str) -> str:
@@ -101,17 +121,46 @@ def _digest(text: str) -> str:
 
 def _lines(profile: Profile, settings: Settings, host: Host, runner: str | None) -> Iterator[str]:
     yield "[Service]"
-    if host.manager == "system":
-        yield f"User={host.user}"
-        for path in dict.fromkeys(_written(profile, settings, host)):
-            yield f'ReadWritePaths="-{_escaped(str(path))}"'
+    yield from _of_system(host, _written(profile, settings, host))
     yield "ExecStart="
-    yield f'ExecStart="{_escaped(program()).replace("$", "$$")}" worker run %i'
+    yield f"ExecStart={_word(program())} worker run %i"
     for name, value in _environment(profile, settings, host, runner).items():
         yield f'Environment="{name}={_escaped(value)}"'
     yield f"TimeoutStopSec={_stop_seconds(profile)}"
+    yield from _steps(host)
+
+
+def _bridge_lines(
+    command: Sequence[str], settings: Settings, host: Host, place: Path, writes: Sequence[Path]
+) -> Iterator[str]:
+    yield "[Service]"
+    yield from _of_system(host, (*_places(settings, host), *writes))
+    yield f"WorkingDirectory={str(place).replace('%', '%%')}"
+    yield "ExecStart="
+    yield f"ExecStart={' '.join(_word(part) for part in (program(), *command))}"
+    python = {"PYTHONPATH": _absolute(host.environ["PYTHONPATH"])} if host.environ.get("PYTHONPATH") else {}
+    given = {"PATH": _absolute(host.environ.get("PATH", os.defpath)), **python, **in_force(settings, host.environ)}
+    for name, value in given.items():
+        yield f'Environment="{name}={_escaped(value)}"'
+    yield from _steps(host)
+
+
+def _of_system(host: Host, written: Iterable[Path]) -> Iterator[str]:
+    """What the system's manager alone is told."""
+    if host.manager == "system":
+        yield f"User={host.user}"
+        for path in dict.fromkeys(written):
+            yield f'ReadWritePaths="-{_escaped(str(path))}"'
+
+
+def _steps(host: Host) -> Iterator[str]:
     if host.version >= STEPS_SINCE:
         yield from ("RestartSec=1", "RestartSteps=8", "RestartMaxDelaySec=5min")
+
+
+def _absolute(paths: str) -> str:
+    """The absolute ones of a list of folders."""
+    return os.pathsep.join(path for path in dict.fromkeys(paths.split(os.pathsep)) if path.startswith("/"))
 
 
 def program() -> str:
@@ -126,8 +175,7 @@ def _environment(profile: Profile, settings: Settings, host: Host, runner: str |
         said["AGENTQ_WORKERS"] = str(profile.folder.parent.absolute())
     if runner:
         said["AGENTQ_RUNNER"] = runner
-    folders = dict.fromkeys(host.environ.get("PATH", os.defpath).split(os.pathsep))
-    return {"PATH": os.pathsep.join(folder for folder in folders if folder.startswith("/")), **said}
+    return {"PATH": _absolute(host.environ.get("PATH", os.defpath)), **said}
 
 
 def in_force(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
@@ -150,14 +198,23 @@ def _value(name: str, settings: Settings) -> str:
 
 def _written(profile: Profile, settings: Settings, host: Host) -> Iterable[Path]:
     """What the daemon and its agents write to, beside what the unit names."""
+    yield from _places(settings, host)
+    yield from _paths(profile.workspace.repository or "")
+
+
+def _places(settings: Settings, host: Host) -> Iterator[Path]:
+    """What any daemon writes to."""
     yield host.home
-    named = {"data": str(settings.data), "store": settings.store, "repository": profile.workspace.repository or ""}
-    if not host.environ.get("AGENTQ_DATA"):
-        del named["data"]
-    for place in named.values():
-        path = unquote(urlsplit(place).path) if place.startswith("file:") else place
-        if path.startswith("/"):
-            yield Path(path)
+    if host.environ.get("AGENTQ_DATA"):
+        yield from _paths(str(settings.data))
+    yield from _paths(settings.store)
+
+
+def _paths(place: str) -> Iterator[Path]:
+    """The folder that a place is, if it is one."""
+    path = unquote(urlsplit(place).path) if place.startswith("file:") else place
+    if path.startswith("/"):
+        yield Path(path)
 
 
 def _stop_seconds(profile: Profile) -> int:
@@ -165,6 +222,11 @@ def _stop_seconds(profile: Profile) -> int:
     limits, evidence = profile.limits, profile.evidence
     longest = limits.drain_seconds or limits.timeout_seconds + (evidence.verify_seconds if evidence.verify else 0)
     return math.ceil(longest + profile.runner.grace_seconds + _END_SECONDS)
+
+
+def _word(text: str) -> str:
+    """A word of a command line in a unit."""
+    return f'"{_escaped(text).replace("$", "$$")}"'
 
 
 def _escaped(text: str) -> str:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentq.cli.terms import Broker, LogFormat, Store, checked_name, command, echo, say
+from agentq.cli.bridge_install import install
+from agentq.cli.bridge_terms import As, Graph, MessagesKey, RunConfig, TenantKey
+from agentq.cli.terms import Broker, LogFormat, Store, command, echo, say
 from agentq.errors import Invalid, Unavailable
 from agentq.harmless import one_line
 
@@ -19,21 +21,7 @@ if TYPE_CHECKING:
 
 app = command()
 
-Graph = Annotated[
-    str,
-    typer.Option("--graph", metavar="MODULE:NAME", help="The compiled graph, or what makes it.", show_default=False),
-]
-As = Annotated[
-    str, typer.Option("--as", metavar="NAME", help="The coordinator whose jobs it tells of.", callback=checked_name)
-]
-MessagesKey = Annotated[str, typer.Option(metavar="KEY", help="Where the graph's state holds the messages.")]
-TenantKey = Annotated[str, typer.Option(metavar="KEY", help="What a run's configuration calls the tenant.")]
-RunConfig = Annotated[
-    str | None,
-    typer.Option(
-        "--config", metavar="MODULE:NAME", help="A function: what a thread's run is given.", show_default=False
-    ),
-]
+app.command()(install)
 
 
 @app.callback()

@@ -11,7 +11,7 @@ import pytest
 
 from agentq.config import load_settings
 from agentq.profile import load_profile
-from agentq.units import Host, Unit, units
+from agentq.units import Host, Unit, bridge_units, units
 from agentq.units import Manager as Whose
 from tests.daemons.harness import ROOT, until
 from tests.systemd.manager import AGENTQ, Manager, booted
@@ -76,6 +76,22 @@ def test_a_worker_is_exposed_no_more_than_it_must_be(tmp_path: Path) -> None:
     shared, _ = written(tmp_path, "system")
     said = analyze("security", "--offline=true", f"--threshold={EXPOSURE}", "--no-pager", str(shared.path))
     assert "OK" in said.splitlines()[-1]
+
+
+@pytest.mark.promise("units")
+@pytest.mark.parametrize("whose", ["system", "user"])
+def test_of_a_bridge_systemd_has_nothing_to_complain_of_and_it_is_little_exposed(tmp_path: Path, whose: Whose) -> None:
+    host = Host(whose, "root", Path("/root"), 252, {"PATH": "/usr/bin"})
+    settings = load_settings(environ={"HOME": str(tmp_path)}, cwd=tmp_path)
+    command = ["bridge", "run", "--as", "chat", "--graph", "app:graph"]
+    files = bridge_units("chat", command, settings, host, tmp_path, place=tmp_path)
+    assert all(unit.write() for unit in files)
+    own = tmp_path / "agentq-bridge@chat.service"
+    own.symlink_to("agentq-bridge@.service")
+    assert analyze("verify", *(["--user"] if whose == "user" else []), "--man=no", str(own)) == ""
+    if whose == "system":
+        said = analyze("security", "--offline=true", "--threshold=30", "--no-pager", str(files[0].path))
+        assert "OK" in said.splitlines()[-1]
 
 
 @pytest.fixture
