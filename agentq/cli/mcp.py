@@ -1,5 +1,6 @@
 """`agentq mcp`."""
 
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 
 from agentq.cli.mcp_install import install
 from agentq.cli.terms import Broker, Sender, Store, command, say
-from agentq.errors import Invalid
+from agentq.errors import Invalid, Unavailable
 
 app = command()
 
@@ -49,6 +50,8 @@ def mcp(
 
     set_up()
     desk = Desk.load(broker=broker, store=store, coordinator=sender)
+    with suppress(Unavailable):  # which it may be again
+        desk.app.store  # noqa: B018 - one that can be none is told now
     try:
         if http is None:
             if token_file is not None or allow_host:
