@@ -8,8 +8,9 @@ never used again: anybody may remove a dead one, and it cannot come back.
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Annotated
 
 from pydantic import AwareDatetime, Field, ValidationError
@@ -27,7 +28,7 @@ DEAD, DOUBTFUL = 2.0, 1.5
 RENEWALS = 4
 """How often a turn is renewed within one lease."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
-LEASE = ".lease.json"
+FOLDER, LEASE = "turns/", ".lease.json"
 
 
 class TurnTaken(Conflict):
@@ -84,7 +85,7 @@ class Contest:
         self.key = key
         self._ground, self._store, self._clock = ground, ground.store, ground.clock
         self._lease_seconds = ground.lease_seconds
-        self._folder = f"turns/{sha256_hex(key.encode())[:32]}/"
+        self._folder = f"{FOLDER}{sha256_hex(key.encode())[:32]}/"
         self._token = ""
         self._counter = 0
         self._proven = 0.0
@@ -237,6 +238,25 @@ class Contest:
         self._store.delete(self._flag_of(token))
         if has_lease:
             self._store.delete(f"{self._folder}{token}{LEASE}")
+
+
+def stale(store: Store, before: datetime) -> Iterator[str]:
+    """What contests left behind that ended before that moment, by their own clocks: for whoever tidies up a store."""
+    for key in store.keys(FOLDER):
+        folder, token = key.rsplit("/", 1)[0], _token_in(key)
+        if not key.endswith(LEASE):
+            flag, lease = store.get(key) or b"", store.get(f"{folder}/{token}{LEASE}") or b""
+            words = [at for at in (_at(flag, Flag), _at(lease, Lease)) if at]
+            if flag and max(words, default=before) <= before:
+                yield key
+        elif store.get(f"{folder}/{token}.json") is None:
+            yield key
+
+
+def _at(data: bytes, kind: type[Flag] | type[Lease]) -> datetime | None:
+    with contextlib.suppress(ValidationError):
+        return kind.model_validate_json(data).at
+    return None
 
 
 def _token_in(key: str) -> str:

@@ -64,6 +64,11 @@ class Hold:
     _timer: asyncio.TimerHandle | None = None
     _was_told: bool = False
 
+    @property
+    def turn(self) -> Turn:
+        """The turn, as the block is given it."""
+        return Turn(self.contest)
+
     # ------------------------------------------------------------------ with
 
     def __enter__(self) -> Turn:
@@ -73,7 +78,7 @@ class Hold:
         except BaseException:
             self._stop.set()
             raise
-        return Turn(self.contest)
+        return self.turn
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         is_lost = not self.contest.is_held
@@ -93,7 +98,7 @@ class Hold:
             raise
         self._task = asyncio.current_task()
         self._watch()
-        return Turn(self.contest)
+        return self.turn
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
