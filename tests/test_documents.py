@@ -28,7 +28,7 @@ EXPECTED = {
     "agentq worker check docs-worker": ExitCode.NEEDS_MENDING,  # no tool is logged in here
     "agentq fail task-123": ExitCode.CONFLICT,  # the line before completed it
 }
-ENDLESS = ("agentq worker run", "agentq metrics serve", "agentq demo", "agentq watch task-123")
+ENDLESS = ("agentq worker run", "agentq bridge run", "agentq metrics serve", "agentq demo", "agentq watch task-123")
 """What would run for ever, or too long: its help is shown instead."""
 OTHER_WORDS = ("make ", "docker ", "export ", "#")
 
