@@ -315,7 +315,7 @@ def _tell(chat: _Chat, passed: Passed, coordinator: str) -> None:
     if (passed.stand, passed.why) == (chat.passed.stand, chat.passed.why):
         return
     if passed.stand == "gone":
-        unread, see = ", ".join(chat.jobs), f"agentq inbox --from {coordinator}"
+        unread, see = ", ".join(chat.jobs), f"agentq inbox --for {coordinator}"
         LOG.warning("%s is gone, nothing is lost: %s stays unread; see: %s", name, unread, see)
     elif passed.stand == "failed":
         LOG.warning("%s cannot be told or run, trying again ever more seldom: %s", name, passed.why)
