@@ -60,9 +60,13 @@ def mcp(
 
             serve(desk)
         else:
+            from agentq.integrations.mcp.door import Door
+
+            door = Door.at(http, token_file)
+            listening = door.listen()  # what cannot be had is told before all else is imported
             from agentq.integrations.mcp.http import serve as serve_http
 
-            serve_http(desk, http, token_file=token_file, names=allow_host or (), say=say)
+            serve_http(desk, door, listening, names=allow_host or (), say=say)
     finally:
         desk.close()
 

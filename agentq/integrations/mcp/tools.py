@@ -294,6 +294,8 @@ def _stands(app: "App", task_id: str) -> str:
     members = app.coordinator.members(task_id)[:MEMBERS_SHOWN] if status.tasks else []
     found = [status, *(app.coordinator.status(one) for one in members)]
     said = [f"{'' if one is status else '  '}{where}" for one in found for where in _where(one)]
+    if any(one.reason for one in found):
+        said.append(BARS)
     if any(one.waits_for == "approval" for one in found):
         said.append(PERSON)
     return "\n".join(said)
