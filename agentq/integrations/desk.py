@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
@@ -15,7 +16,8 @@ from agentq.app import App
 from agentq.config import Settings
 from agentq.coordinator import Registered
 from agentq.engine import Engine
-from agentq.errors import Unavailable
+from agentq.errors import AgentqError, Unavailable
+from agentq.journal import Journal
 from agentq.messages import Envelope
 
 T = TypeVar("T")
@@ -23,6 +25,8 @@ LOG = logging.getLogger("agentq")
 START_SECONDS = 10.0
 LONGEST_PAUSE = 2.0
 """Seconds between two looks, at most."""
+LATE = 1000
+"""For how many calls what the log did not take is kept."""
 
 
 class _Seat(App):
@@ -41,6 +45,11 @@ class _Seat(App):
                 yield engine
             return
         yield await self._desk.engine()
+
+    @property
+    def untold(self) -> Journal:
+        """What it has to tell the log, as far as the log has not taken it."""
+        return self._journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,7 @@ class Desk:
         self._room: _Room | None = None
         self._stack: contextlib.AsyncExitStack | None = None
         self._engine: Engine | None = None
+        self._late: deque[Journal] = deque(maxlen=LATE)
 
     @classmethod
     def load(cls, **flags: Any) -> Self:
@@ -108,13 +118,28 @@ class Desk:
         self, request: Envelope, context: bytes | None = None, *, allow_secrets: bool = False
     ) -> Registered:
         """`App.submit`, from any event loop."""
-        return await self.run(lambda: _Seat(self).submit(request, context, allow_secrets=allow_secrets))
+        return await self.run(
+            lambda: self._asked(lambda seat: seat.submit(request, context, allow_secrets=allow_secrets))
+        )
 
     async def submit_plan(
         self, request: Envelope, contexts: Mapping[str, bytes] | None = None, *, allow_secrets: bool = False
     ) -> Registered:
         """`App.submit_plan`, from any event loop."""
-        return await self.run(lambda: _Seat(self).submit_plan(request, contexts or {}, allow_secrets=allow_secrets))
+        return await self.run(
+            lambda: self._asked(lambda seat: seat.submit_plan(request, contexts or {}, allow_secrets=allow_secrets))
+        )
+
+    async def _asked(self, submit: Callable[[_Seat], Coroutine[Any, Any, Registered]]) -> Registered:
+        seat = _Seat(self)
+        try:
+            registered = await submit(seat)
+        except AgentqError:
+            self._keep(seat)
+            raise
+        await self._tell_late()
+        self._keep(seat)
+        return registered
 
     async def call(self, act: Callable[[App], T]) -> T:
         """What `act` answers, given an App of its own in a thread of its own; what it released or has to tell is handed
@@ -124,9 +149,30 @@ class Desk:
     async def _call(self, act: Callable[[App], T]) -> T:
         seat = _Seat(self)
         answer = await asyncio.to_thread(act, seat)
+        await self._hand_over(seat)
+        return answer
+
+    async def _hand_over(self, seat: _Seat) -> None:
         if undone := await seat.hand_over_here():
             LOG.warning("agentq: %s", undone)
-        return answer
+            self._keep(seat)
+
+    def _keep(self, seat: _Seat) -> None:
+        """Remember what the log did not take: one that is made for a single call cannot tell it later."""
+        if seat.untold:
+            self._late.append(seat.untold)
+
+    async def _tell_late(self) -> None:
+        """Tell the log what it did not take before, once there is reason to think that it takes something."""
+        if not self._late:
+            return
+        engine = await self.engine()
+        while self._late:
+            journal = self._late[0]
+            if await journal.try_to_hand_on(engine):
+                return
+            with contextlib.suppress(ValueError):  # another call was quicker
+                self._late.remove(journal)
 
     async def looking(
         self, look: Callable[[App], Callable[[], T]], *, enough: Callable[[T], bool], seconds: float
@@ -140,8 +186,7 @@ class Desk:
         again, deadline, pause = await asyncio.to_thread(look, seat), loop.time() + seconds, 0.05
         while True:
             found = await asyncio.to_thread(again)
-            if undone := await seat.hand_over_here():
-                LOG.warning("agentq: %s", undone)
+            await self._hand_over(seat)
             left = min(pause, deadline - loop.time())
             if left <= 0 or enough(found):
                 return found

@@ -3,7 +3,11 @@
 import asyncio
 import json
 import operator
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -24,6 +28,7 @@ from agentq.integrations.langgraph import chat_tools
 from agentq.messages import Envelope
 from tests import desk as commands
 
+ROOT = Path(__file__).parents[2]
 ROLE, BRIEF = "implementation-worker", "Write the parser."
 
 
@@ -453,3 +458,43 @@ def test_roles_and_ways_to_be_told_are_the_apps(desk: commands.Desk) -> None:
     )
     assert (second.from_, second.priority, second.reply_to) == ("front", "low", "results.front")
     assert second.labels == {"thread": "thread-1", "notice": "wake", "tool_call": "call_1"}
+
+
+KILLED = """
+import os, signal, sys
+from langchain.agents import create_agent
+from langchain.agents.middleware import wrap_tool_call
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langchain_core.messages import AIMessage
+from agentq.integrations.langgraph import chat_tools
+from tests.integrations.test_langgraph_tools import answers, config, says, script, triggers
+
+@wrap_tool_call
+def die(request, handler):
+    found = handler(request)
+    if sys.argv[2] == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found
+
+with SqliteSaver.from_conn_string(sys.argv[1]) as saver:
+    said = [triggers(), AIMessage("It runs.")] if sys.argv[3] == "begin" else [AIMessage("It runs.")]
+    agent = create_agent(script(*said), chat_tools(), checkpointer=saver, middleware=[die])
+    state = agent.invoke(says() if sys.argv[3] == "begin" else None, config(), durability="sync")
+    print(answers(state)[0]["job_id"])
+"""
+
+
+@pytest.mark.promise("chat-once")
+def test_a_chat_process_killed_after_the_call_and_started_again_has_one_job(any_desk: commands.Desk) -> None:
+    def run(*words: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-c", KILLED, str(any_desk.folder / "chat.db"), *words]
+        environment = {**any_desk.environment, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            command, cwd=any_desk.project, env=environment, capture_output=True, text=True, timeout=100
+        )
+
+    assert run("die", "begin").returncode == -signal.SIGKILL
+    assert len(jobs(any_desk)) == 1
+    assert run("die", "go on").returncode == -signal.SIGKILL
+    done = run("live", "go on")
+    assert [job.task_id for job in jobs(any_desk)] == [done.stdout.strip()], done
