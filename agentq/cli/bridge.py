@@ -81,6 +81,10 @@ async def _run(app: "App", given: _Given, tell: Callable[[str], None], *, once: 
     from agentq.integrations.langgraph.graphs import load, load_graph
 
     config = load(given.config) if given.config else None
+    if config is not None and not callable(config):
+        raise Invalid(
+            f"{given.config} is no function", hint="Name one that is given a thread and answers a configuration."
+        )
     with Desk(app.settings) as desk:
         async with load_graph(given.graph) as graph:
             bridge = Bridge(

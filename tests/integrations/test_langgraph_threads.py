@@ -7,8 +7,10 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
+from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
 from langgraph.types import Command, interrupt
 
@@ -104,15 +106,18 @@ async def test_a_thread_is_told_and_rests(chat: Chat) -> None:
     await chat.threads.rest(THREAD)
     assert await chat.look() == View("idle", unattended=2)
     assert len(chat.given) == 1, "nothing ran"
-    asked, said, first, call, second = await chat.messages()
-    assert (asked.content, said.content, call.content) == ("Hello.", "Answer 1.", "")
+    asked, said, first, second = await chat.messages()
+    assert (asked.content, said.content) == ("Hello.", "Answer 1.")
     assert isinstance(said, AIMessage)
-    assert isinstance(call, AIMessage)
     assert isinstance(first, ToolMessage)
     assert isinstance(second, ToolMessage)
-    assert [one["args"] for m in (said, call) for one in m.tool_calls] == [{"job_id": "job-1"}, {"job_id": "job-2"}]
+    assert [one["args"] for one in said.tool_calls] == [{"job_id": "job-1"}, {"job_id": "job-2"}]
+    assert [one["id"] for one in said.tool_calls] == [first.tool_call_id, second.tool_call_id]
     assert (first.tool_call_id, first.id) == (call_id("job-1"), notice_id("job-1"))
     assert (first.content, second.content) == ("job-1 completed", "job-2 completed")
+    before = await chat.place()
+    await chat.append("job-1")
+    assert await chat.place() == before, "it is there"
     await chat.turn("And?")
     assert [m.content for m in chat.given[-1]][-1] == "And?"
     assert await chat.look() == View("idle")
@@ -335,6 +340,39 @@ async def test_looking_costs_the_same_in_a_long_thread(quick: Chat, monkeypatch:
     assert await quick.missing("job-1") == []
     assert await quick.missing("job-2") == ["job-2"]
     assert len(listed) == 3
+
+
+async def test_after_a_tool_s_turn_a_notice_is_a_message_of_its_own(quick: Chat) -> None:
+    answer = ToolMessage("in one", tool_call_id="call_of_the_browser")
+    update = {"messages": [calling("of_the_browser"), answer]}
+    await quick.do("update_state", quick.config, update, as_node="model")
+    await quick.do("update_state", quick.config, None, as_node="__end__")
+    await quick.append("job-1", "job-2")
+    *_, call, first, second = await quick.messages()
+    assert isinstance(call, AIMessage)
+    assert [one["id"] for one in call.tool_calls] == [call_id("job-1"), call_id("job-2")]
+    assert [first.id, second.id] == [notice_id("job-1"), notice_id("job-2")]
+
+
+async def test_messages_that_are_kept_as_changes_are_appended_too() -> None:
+    class Kept(TypedDict):
+        messages: Annotated[
+            list[Any], DeltaChannel(lambda old, new: add_messages(old, [m for one in new for m in one]))
+        ]
+
+    graph = StateGraph(Kept)
+    graph.add_node("model", lambda _: {"messages": [AIMessage("Hello.")]})
+    graph.add_edge(START, "model")
+    compiled = graph.compile(checkpointer=InMemorySaver())
+    await compiled.ainvoke({"messages": [HumanMessage("Hi.")]}, CONFIG)
+    threads = GraphThreads(compiled)
+    await threads.append(THREAD, [Notice("job-1", "wake", "done")])
+    await threads.run(THREAD, ["job-1"])
+    messages = (await compiled.aget_state(CONFIG)).values["messages"]
+    assert [m.type for m in messages] == ["human", "ai", "tool", "ai"]
+    assert await threads.missing(THREAD, ["job-1"]) == []
+    await compiled.aupdate_state(CONFIG, {"messages": [RemoveMessage(notice_id("job-1"))]}, as_node="model")
+    assert await threads.missing(THREAD, ["job-1", "job-2"]) == ["job-2"]
 
 
 class Other(TypedDict):

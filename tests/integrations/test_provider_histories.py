@@ -242,7 +242,7 @@ def test_what_a_model_said_is_kept_whole(accepts: Accepts) -> None:
     from agentq.integrations.langgraph.history import joined
 
     last = AIMessage("Started.", id="a", usage_metadata={"input_tokens": 1, "output_tokens": 1, "total_tokens": 2})
-    found = joined(last, Notice("job-1", "notify", "done"))
+    found = joined([ASKED, last], Notice("job-1", "notify", "done"))
     assert found
     assert found[0].model_dump(exclude={"tool_calls"}) == last.model_dump(exclude={"tool_calls"})
     accepts([HumanMessage("Go."), *found])
@@ -270,6 +270,22 @@ def test_the_rules_catch_a_bad_history(bad: list[BaseMessage], request: pytest.F
             refused.append(name)
     tolerant = {n for n in PROVIDERS if n.startswith("gemini")}  # its converter finds answers wherever they are
     assert {*PROVIDERS} - {*refused} <= ({*()} if "no answer" in request.node.name else tolerant)
+
+
+def test_what_openai_keeps_by_an_id_is_not_joined() -> None:
+    from agentq.integrations.langgraph.history import apart, joined
+
+    kept = AIMessage("Started.", id="a", response_metadata={"id": "resp_1"})
+    first, second = (Notice(f"job-{n}", "notify", "done") for n in (1, 2))
+    assert joined([ASKED, kept], first) is None
+    call, answer = apart(first)
+    both = joined([ASKED, kept, call, answer], second)
+    assert both
+    model = ChatOpenAI(model="gpt-5", api_key="none", use_responses_api=True, use_previous_response_id=True)  # type: ignore[arg-type]
+    payload = model._get_request_payload([ASKED, kept, both[0], answer, both[1]])
+    assert payload["previous_response_id"] == "resp_1"
+    assert [item["type"] for item in payload["input"]] == ["function_call"] * 2 + ["function_call_output"] * 2
+    obeys_responses(payload)
 
 
 def test_gemini_refuses_a_call_apart_from_the_words_before_it() -> None:

@@ -90,4 +90,5 @@ async def _in_thread(act: Callable[[threading.Event], T]) -> T:
     except asyncio.CancelledError:
         stopped.set()
         await asyncio.wait([running])
+        running.exception()  # whoever was cancelled does not care
         raise

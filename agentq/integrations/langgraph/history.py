@@ -9,17 +9,17 @@ from agentq.integrations.threads import Notice
 from agentq.messages import sha256_hex
 
 TOOL = "poll_job_status"
-_PREFIX = "agentq-notice-"
+_NOTICE, _CALL = "agentq-notice-", "agentq_"
 
 
 def notice_id(task_id: str) -> str:
     """The id of the message that answers for a job."""
-    return f"{_PREFIX}{task_id}"
+    return f"{_NOTICE}{task_id}"
 
 
 def call_id(task_id: str) -> str:
     """The id of the tool call of its notice: letters, digits and '_', at most 40, as every provider takes them."""
-    return f"agentq_{sha256_hex(task_id.encode())[:32]}"
+    return f"{_CALL}{sha256_hex(task_id.encode())[:32]}"
 
 
 def holds(messages: object, task_id: str) -> bool:
@@ -34,7 +34,7 @@ def unattended(messages: Sequence[Any]) -> int:
     for message in reversed(messages):
         if isinstance(message, HumanMessage):
             break
-        count += isinstance(message, ToolMessage) and (message.id or "").startswith(_PREFIX)
+        count += _is_notice(message)
     return count
 
 
@@ -51,22 +51,33 @@ def is_unanswered(messages: Sequence[Any]) -> bool:
 
 def apart(notice: Notice) -> list[BaseMessage]:
     """A notice as two messages of its own."""
-    call = AIMessage(id=f"{notice_id(notice.task_id)}-call", content="", tool_calls=[_call(notice)])
+    call = AIMessage(id=f"agentq-call-{notice.task_id}", content="", tool_calls=[_call(notice)])
     return [call, _answer(notice)]
 
 
-def joined(last: object, notice: Notice) -> list[BaseMessage] | None:
-    """A notice whose call joins the words that the model said last, None after anything else.
+def joined(messages: Sequence[Any], notice: Notice) -> list[BaseMessage] | None:
+    """A notice whose call joins the model's last message, None where that does not end the history but for notices.
 
-    For Gemini, which takes a call only right after a user's or a tool's turn: words and call must be one turn.
+    Gemini takes a call only right after a user's or a tool's turn, so the model's words and the call must be one turn;
+    and where a model thinks aloud, its calls must follow its thoughts. A response that OpenAI keeps is sent by its id,
+    without what joined it.
     """
-    if not isinstance(last, AIMessage) or last.id is None or last.tool_calls or last.invalid_tool_calls:
+    last = next((message for message in reversed(messages) if not _is_notice(message)), None)
+    if not isinstance(last, AIMessage) or last.id is None or last.invalid_tool_calls:
+        return None
+    if any(not (call["id"] or "").startswith(_CALL) for call in last.tool_calls):
+        return None
+    if str(last.response_metadata.get("id", "")).startswith("resp_"):
         return None
     call = _call(notice)
-    update: dict[str, Any] = {"tool_calls": [call]}
+    update: dict[str, Any] = {"tool_calls": [*last.tool_calls, call]}
     if isinstance(last.content, list) and last.response_metadata.get("output_version") == "v1":
         update["content"] = [*last.content, call]
     return [last.model_copy(update=update), _answer(notice)]
+
+
+def _is_notice(message: object) -> bool:
+    return isinstance(message, ToolMessage) and (message.id or "").startswith(_NOTICE)
 
 
 def _call(notice: Notice) -> Any:

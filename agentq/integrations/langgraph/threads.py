@@ -73,11 +73,14 @@ class GraphThreads:
             return [task_id for task_id in away if task_id not in found]
 
     async def append(self, thread: Thread, notices: Sequence[Notice]) -> None:
-        """Append notices, each by a checkpoint of its own; nothing runs."""
+        """Append notices, each by a checkpoint of its own, but those that are there; nothing runs."""
         with _failing(thread, "append to"):
             for notice in notices:
                 state = await self._calls.state(_bare(thread))
-                update = {self._key: self._fitting(thread, self._messages(state), notice)}
+                messages = self._messages(state)
+                if holds(messages, notice.task_id):
+                    continue
+                update = {self._key: self._fitting(thread, messages, notice)}
                 config, _ = await self._run_config(thread, state, {NOTICE: notice.task_id})
                 put = await self._calls.update(config, update, "__start__")
                 if not holds(self._messages(await self._calls.state(put)), notice.task_id):
@@ -159,7 +162,7 @@ class GraphThreads:
 
     def _fitting(self, thread: Thread, messages: list[Any], notice: Notice) -> list[Any]:
         """The messages that bring a notice into this history; raises ThreadFailed when the graph would not append."""
-        close = joined(messages[-1] if messages else None, notice)
+        close = joined(messages, notice)
         if close and (after := self._after(messages, close)) is not None and len(after) == len(messages) + 1:
             return close
         pair = apart(notice)
