@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from agentq.adapters import make_folder, open_store, open_tracing
 from agentq.agents import Agents
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from agentq.transfer import Transfer
     from agentq.why import Queue, Why
     from agentq.worker import Worker
+
+T = TypeVar("T")
 
 
 def _is_orphaned(claim: "Claim") -> bool:
@@ -163,9 +165,13 @@ class App(Observer):
             for agent in sorted({task.to for task in requests}):
                 await engine.ready(agent)
             with self.tracing.send(request) as traced:
-                registered = register(traced)
+                registered = await self._apart(lambda: register(traced))
                 await self._publish_all(engine, registered.envelope, registered.publish)
         return registered
+
+    async def _apart(self, act: Callable[[], T]) -> T:
+        """What writing to the store answers; where an event loop has more to do, that is done beside it."""
+        return act()
 
     async def _publish_all(self, engine: Engine, asked: Envelope, tasks: Sequence[Envelope]) -> None:
         from agentq.settle import publish

@@ -47,7 +47,11 @@ class Allowance:
 
 
 def _put(store: Store, folder: str, task_id: str) -> bool:
-    return store.put_new(f"{folder}{task_id}", utc_now().isoformat().encode())
+    """Put a mark, and answer whether it is new. One that a crash of the host takes away is no harm."""
+    if store.get(folder + task_id) is not None:
+        return False
+    store.put(folder + task_id, utc_now().isoformat().encode(), durable=False)
+    return True
 
 
 def _remove(store: Store, folder: str, task_ids: Sequence[str]) -> None:

@@ -25,6 +25,8 @@ LOG = logging.getLogger("agentq")
 START_SECONDS = 10.0
 LONGEST_PAUSE = 2.0
 """Seconds between two looks, at most."""
+HANDS = 16
+"""How many calls read and write the store at once."""
 LATE = 1000
 """For how many calls what the log did not take is kept."""
 
@@ -45,6 +47,9 @@ class _Seat(App):
                 yield engine
             return
         yield await self._desk.engine()
+
+    async def _apart(self, act: Callable[[], T]) -> T:
+        return await asyncio.to_thread(act) if self._desk.is_here else act()
 
     @property
     def untold(self) -> Journal:
@@ -265,6 +270,7 @@ class Desk:
 
 def _turn(loop: asyncio.AbstractEventLoop, started: threading.Event) -> None:
     asyncio.set_event_loop(loop)
+    loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(HANDS, thread_name_prefix="agentq-hand"))
     loop.call_soon(started.set)
     loop.run_forever()
     loop.close()
