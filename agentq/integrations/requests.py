@@ -180,6 +180,8 @@ def check_where(where: Where) -> None:
     """Raise Invalid for a chat without a thread, or one whose name is no name."""
     if not where.thread.strip():
         raise Invalid(_NOWHERE, hint="Whoever runs this chat must set one: configurable.thread_id.")
+    if where.tenant is not None and not where.tenant.strip():
+        raise Invalid("the tenant of this conversation is empty", hint="Whoever runs this chat must name it.")
     for what, text in (("thread id", where.thread), ("tenant", where.tenant)):
         if text is not None and len(text) > 512:
             raise Invalid(f"the {what} of this conversation is longer than 512 characters", hint="Use a shorter one.")
