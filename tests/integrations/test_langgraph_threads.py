@@ -340,6 +340,11 @@ async def test_looking_costs_the_same_in_a_long_thread(quick: Chat, monkeypatch:
     assert await quick.missing("job-1") == []
     assert await quick.missing("job-2") == ["job-2"]
     assert len(listed) == 3
+    for _ in range(3):
+        assert await quick.missing("job-1", "job-2") == ["job-2"]
+    assert len(listed) == 3, "nothing has changed since"
+    await quick.append("job-2")
+    assert await quick.missing("job-1", "job-2") == []
 
 
 async def test_after_a_tool_s_turn_a_notice_is_a_message_of_its_own(quick: Chat) -> None:

@@ -16,6 +16,8 @@ NOTICE, WAKE = "agentq_notice", "agentq_wake"
 TENANT_KEY = "tenant_id"
 PAGE = 20
 """How many checkpoints are looked through at once."""
+REMEMBERED = 1000
+"""Of how many threads it is remembered what was looked for in vain: that may take reading all of a thread."""
 SAID = 500
 _OF_LANGGRAPH = {
     *("source", "step", "parents", "writes", "run_id", "thread_id", "checkpoint_id", "checkpoint_ns"),
@@ -44,6 +46,7 @@ class GraphThreads:
     ) -> None:
         self._graph, self._calls = graph, Calls(graph)
         self._key, self._tenant_key, self._config = messages_key, tenant_key, config
+        self._known = dict[Thread, tuple[str, dict[str, bool]]]()
 
     # ------------------------------------------------------------------ the port
 
@@ -69,8 +72,11 @@ class GraphThreads:
             away = [task_id for task_id in task_ids if not holds(messages, task_id)]
             if not away or state.metadata is None:
                 return away
-            found = await self._among_ancestors(state, await self._marked(thread, away))
-            return [task_id for task_id in away if task_id not in found]
+            known = self._known_at(thread, _named(state.config) or "")
+            if new := [task_id for task_id in away if task_id not in known]:
+                found = await self._among_ancestors(state, await self._marked(thread, new))
+                known |= {task_id: task_id in found for task_id in new}
+            return [task_id for task_id in away if not known[task_id]]
 
     async def append(self, thread: Thread, notices: Sequence[Notice]) -> None:
         """Append notices, each by a checkpoint of its own, but those that are there; nothing runs."""
@@ -128,6 +134,14 @@ class GraphThreads:
         return thread.tenant is not None and found is not None and str(found) != thread.tenant
 
     # ------------------------------------------------------------------ what was appended
+
+    def _known_at(self, thread: Thread, checkpoint: str) -> dict[str, bool]:
+        """Which notices are known to be in a thread, and which not, as long as this is its last checkpoint."""
+        found, known = self._known.pop(thread, ("", {}))
+        self._known[thread] = checkpoint, known if found == checkpoint else {}
+        while len(self._known) > REMEMBERED:
+            del self._known[next(iter(self._known))]
+        return self._known[thread][1]
 
     async def _marked(self, thread: Thread, task_ids: Sequence[str]) -> dict[str, str]:
         """The checkpoints that brought these jobs' notices, also those that were written over."""
