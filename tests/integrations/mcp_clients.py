@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import httpx2
 from mcp import Client, StdioServerParameters
@@ -61,7 +62,20 @@ async def submit(desk: Desk, *ids: str) -> None:
         await desk.app().submit(Envelope(task_id=task_id, reply_to="results.coordinator", **asked))
 
 
-def command(desk: Desk, *more: str) -> StdioServerParameters:
+class Place(Protocol):
+    """Where a server is started, and with which settings."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def project(self) -> Path: ...
+
+    @property
+    def environment(self) -> dict[str, str]: ...
+
+
+def command(desk: Place, *more: str) -> StdioServerParameters:
     """How a client starts the server of a desk."""
     import sys
 
@@ -70,7 +84,7 @@ def command(desk: Desk, *more: str) -> StdioServerParameters:
 
 
 @contextlib.asynccontextmanager
-async def over_stdio(desk: Desk, mode: Any = "auto", **more: Any) -> AsyncIterator[Talk]:
+async def over_stdio(desk: Place, mode: Any = "auto", **more: Any) -> AsyncIterator[Talk]:
     """A client of a process of its own."""
     with (desk.folder / "stderr").open("a") as errlog:
         async with Client(stdio_client(command(desk), errlog=errlog), mode=mode, **more) as client:

@@ -14,6 +14,7 @@ from tests.desk import Desk
 from tests.integrations.mcp_clients import MODES, PATIENCE, Progress, Served, over_http, submit, until
 
 TASK = {"to": "implementation-worker", "type": "implementation", "instructions": "Do it."}
+ACKNOWLEDGED = "acknowledged: fix-17\nnothing unread for coordinator"
 TOKEN = "a-token-that-nobody-guesses"
 INITIALIZE = {
     "jsonrpc": "2.0",
@@ -39,7 +40,7 @@ async def test_a_task_goes_its_round_over_http(any_desk: Desk, mode: Any) -> Non
             assert "| All done." in await talk.ok("result", id="fix-17")
             (_, report) = (await talk.client.read_resource("agentq://tasks/fix-17/artifacts/report")).contents
             assert report.text == "All done.\n"  # type: ignore[union-attr]
-            assert await talk.ok("inbox", acknowledge=["fix-17"]) == "nothing unread for coordinator"
+            assert await talk.ok("inbox", acknowledge=["fix-17"]) == ACKNOWLEDGED
         served.process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(served.process.wait, PATIENCE) == 0
         assert "Traceback" not in served.stderr.read_text()

@@ -307,17 +307,25 @@ def _where(status: "Status") -> list[str]:
     return [head, quoted(one_line(status.reason))] if status.reason else [head]
 
 
+def _acknowledge(app: "App", name: str, ids: list[str]) -> list[str]:
+    """Mark as read what has ended, also what is not in the inbox yet: a wait may be quicker than that."""
+    ended = [manifest for one in ids if (manifest := app.records.manifest(one))]
+    for manifest in ended:
+        app.coordinator.acknowledge(name, manifest.task_id)
+    app.tracing.received(ended)
+    done = [manifest.task_id for manifest in ended]
+    left = [one for one in ids if one not in done]
+    return [
+        *([f"acknowledged: {', '.join(done)}"] if done else []),
+        *([f"not acknowledged, no such task has ended: {', '.join(left)}"] if left else []),
+    ]
+
+
 def _read_inbox(app: "App", ids: list[str]) -> str:
     name = app.settings.coordinator
-    unread = {manifest.task_id: manifest for manifest in app.coordinator.inbox(name)}
-    said = []
-    for task_id in ids:
-        if manifest := unread.pop(task_id, None):
-            app.coordinator.acknowledge(name, task_id)
-            app.tracing.received([manifest])
-        else:
-            said.append(f"{task_id} was not unread")
-    shown = list(unread.values())[:INBOX_SHOWN]
+    said = _acknowledge(app, name, ids) if ids else []
+    unread = list(app.coordinator.inbox(name))
+    shown = unread[:INBOX_SHOWN]
     said += [f"unread by {name}, oldest first {BARS}:"] if shown else [f"nothing unread for {name}"]
     said += [_completion(manifest) for manifest in shown]
     if len(unread) > len(shown):
