@@ -6,7 +6,7 @@
 BIN := .venv/bin
 # `make demo AGENT=claude` runs the demo with a tool of yours. Said here: some agents set such a variable for what they run.
 AGENT :=
-AGENT_TESTS := $(addprefix tests/agents/,runs.py daemons.py checks.py demo.py showcase.py)
+AGENT_TESTS := $(addprefix tests/agents/,runs.py daemons.py checks.py mcp.py demo.py showcase.py)
 
 .PHONY: demo test test-all test-agents test-systemd bench fuzz check clean
 
