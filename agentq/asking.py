@@ -132,7 +132,12 @@ def _labels(asked: Asked, name: Callable[[str], str]) -> dict[str, str]:
 def _place(repo: str, name: str) -> str:
     if not repo.strip():
         raise Invalid(f"{name} is empty", hint="Name a folder on the worker's machine, or a URL.")
-    return repo if is_url(repo) else str(Path(repo).resolve())
+    try:
+        return repo if is_url(repo) else str(Path(repo).resolve())
+    except (ValueError, OSError, RuntimeError) as error:
+        raise Invalid(
+            f"{name} is no place: {error}", hint="Name a folder on the worker's machine, or a URL."
+        ) from error
 
 
 def _review(asked: Asked, words: Words) -> "Review | None":

@@ -1,5 +1,6 @@
 """`agentq mcp`."""
 
+import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Annotated
@@ -56,6 +57,8 @@ def mcp(
         if http is None:
             if token_file is not None or allow_host:
                 raise Invalid("--token-file and --allow-host are about --http", hint="Give --http HOST:PORT as well.")
+            if sys.stdin and sys.stdin.isatty():
+                say("serving on standard input, which a client should be: agentq mcp install")
             from agentq.integrations.mcp.stdio import serve
 
             serve(desk)

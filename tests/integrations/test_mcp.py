@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 from typing import Any
 
@@ -78,6 +79,8 @@ async def test_a_plan_is_one_task_with_members(desk: Desk, mode: Any) -> None:
 @pytest.mark.promise("mcp-errors")
 async def test_whatever_is_wrong_is_told_with_the_next_thing_to_do(desk: Desk) -> None:
     (desk.project / "binary").write_bytes(b"\xff\xfe\x00")
+    (desk.project / "empty").touch()
+    os.mkfifo(desk.project / "pipe")
     await submit(desk, "taken", "done")
     desk.finish("done")
     before = desk.files()
@@ -97,8 +100,11 @@ async def test_whatever_is_wrong_is_told_with_the_next_thing_to_do(desk: Desk) -
         ("submit", {**TASK, "context": "a", "context_file": "b"}, "two contexts"),
         ("submit", {**TASK, "context_file": "missing.md"}, "missing.md cannot be read"),
         ("submit", {**TASK, "context_file": "binary"}, "is not UTF-8"),
-        ("submit", {**TASK, "context_file": "/dev/null"}, "is empty"),
-        ("submit", {**TASK, "context_file": "a\0b"}, "is no path"),
+        ("submit", {**TASK, "context_file": "empty"}, "is empty"),
+        ("submit", {**TASK, "context_file": "/dev/zero"}, "names no file"),
+        ("submit", {**TASK, "context_file": "pipe"}, "names no file"),
+        ("submit", {**TASK, "context_file": "."}, "names no file"),
+        ("submit", {**TASK, "context_file": "a\0b"}, "names no file"),
         ("submit", {**TASK, "repo": " "}, "repo is empty"),
         ("submit", {**TASK, "max_cost_usd": -1}, "max_cost_usd"),
         ("submit", {**TASK, "labels": {"a": 1}}, "labels"),

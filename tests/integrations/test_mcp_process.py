@@ -98,6 +98,13 @@ def test_a_closed_stdin_is_the_end(desk: Desk) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_a_stream_that_is_not_there_is_told(desk: Desk, closed: str) -> None:
+    line = f"exec {sys.executable} -m agentq mcp {closed}"
+    done = subprocess.run(["sh", "-c", line], cwd=desk.project, env=desk.environment, capture_output=True, check=False)
+    assert (done.returncode, b"is closed" in done.stderr) == (3, True), done
+
+
 def test_without_the_extra_it_says_what_to_install(desk: Desk, tmp_path: Path) -> None:
     hide = "import sys; sys.modules['mcp'] = None\nfrom agentq.cli import main\nmain()\n"
     done = subprocess.run(

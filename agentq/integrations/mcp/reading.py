@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
@@ -62,24 +63,21 @@ def report(app: "App", manifest: Completion, max_tokens: int) -> str:
     gone = check(app.coordinator, manifest)
     limit, text = room, ""
     for _ in range(4):
-        text = "\n".join(_lines(app, manifest, limit, gone is not None, gone))
+        text = "\n".join(_lines(app, manifest, gone, limit))
         if len(text) <= room or limit == 0:
             break
         limit = max(0, limit - (len(text) - room) - 16)
     return text if len(text) <= room else f"{text[: max(0, room - 60)]}\n… cut: give more max_tokens to read the rest"
 
 
-def _lines(app: "App", manifest: Completion, limit: int | None, is_gone: bool, gone: object) -> "list[str]":
-    from datetime import datetime
-
-    since = gone if isinstance(gone, datetime) else None
+def _lines(app: "App", manifest: Completion, gone: datetime | None, limit: int | None = None) -> list[str]:
     said = []
-    for line in digest(app.coordinator, manifest, gone=since, limit=limit, reading=READING):
+    for line in digest(app.coordinator, manifest, gone=gone, limit=limit, reading=READING):
         if line.startswith("reason: "):  # it may be an agent's
             said += [f"reason {BARS}:", quoted(line.removeprefix("reason: "))]
         else:
             said.append(visible(line))
-    if manifest.artifacts and not is_gone:
+    if manifest.artifacts and not gone:
         said.append(f"to read a piece: the resource {SCHEME}{manifest.task_id}/artifacts/NAME")
     return said
 
@@ -110,7 +108,7 @@ def read(app: "App", uri: str) -> list[Content]:
     manifest = app.coordinator.result(task_id)
     if found[2] == "result":
         gone = check(app.coordinator, manifest)
-        return [_bounded(uri, "text/plain", "\n".join(_lines(app, manifest, None, gone is not None, gone)))]
+        return [_bounded(uri, "text/plain", "\n".join(_lines(app, manifest, gone)))]
     return _piece(app, manifest, unquote(found[3]))
 
 

@@ -9,13 +9,18 @@ from typing import Any, TextIO, cast
 
 from mcp.server.stdio import stdio_server
 
-from agentq.errors import ExitCode
+from agentq.errors import ExitCode, Invalid
 from agentq.integrations.desk import Desk
 from agentq.integrations.mcp.server import make_server
 
 
 def serve(desk: Desk) -> None:
-    """Serve until standard input ends, or a signal comes; then nothing of it runs any more."""
+    """Serve until standard input ends, or a signal comes; then nothing of it runs any more.
+
+    Raises Invalid when standard input or output is closed.
+    """
+    if sys.stdin is None or sys.stdout is None:
+        raise Invalid("standard input or output is closed", hint="A client starts this with both, or serve --http.")
     wire = _take_stdout()
     asyncio.run(_serve(desk, wire))
     desk.close()

@@ -1,7 +1,9 @@
 """The tools: what each of them does at the desk, answered as text for a model."""
 
 import asyncio
+import contextlib
 import logging
+import stat
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -272,9 +274,20 @@ def _context(app: "App", text: str | None, path: str | None) -> "Context | None"
         return Context(check_text(text.encode(errors="replace"), "context"))
     if path is None:
         return None
-    if "\0" in path:
-        raise Invalid("context_file is no path", hint="Give the path of a text file.")
-    return read_context(app.store, Path(path).expanduser())
+    file = Path(path)
+    with contextlib.suppress(RuntimeError):  # nobody has that home
+        file = file.expanduser()
+    if "\0" in path or _is_special(file):
+        raise Invalid("context_file names no file", hint="Give the path of a text file.")
+    return read_context(app.store, file)
+
+
+def _is_special(file: Path) -> bool:
+    """Whether it is there and no plain file: a pipe would hold this server up for ever."""
+    try:
+        return not stat.S_ISREG(file.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _registered(registered: "Registered") -> str:
