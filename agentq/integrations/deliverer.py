@@ -90,6 +90,7 @@ class Deliverer:
             acknowledge=self._inbox.acknowledge,
             running=self._running,
             clock=time.monotonic,
+            pause=asyncio.sleep,
             confirm_seconds=pace.confirm,
         )
         self._chats: dict[Thread, _Chat] = {}

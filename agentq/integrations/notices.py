@@ -16,6 +16,8 @@ from agentq.messages import Completion
 
 CONFIRM_SECONDS = 2.0
 """How long a notice must have been in a thread before it is acknowledged."""
+START_SECONDS = 0.25
+"""How long a notice stands before its thread is run: whoever began a turn beside it has written that down by then."""
 UNATTENDED_LIMIT = 10
 """After so many notices without a word of a person a thread is not woken any more."""
 WAKES: tuple[Mode, ...] = ("wake", "notify+wake")
@@ -77,6 +79,7 @@ class Ways:
     acknowledge: Callable[[str], Awaitable[None]]
     running: Callable[[Thread], AbstractContextManager[object]]
     clock: Callable[[], float]
+    pause: Callable[[float], Awaitable[object]]
     confirm_seconds: float = CONFIRM_SECONDS
 
 
@@ -133,11 +136,11 @@ class Bringer:
         """Append what is missing, and do what is to become of it; first end what somebody began who died."""
         view = await self._threads.look(self._thread)
         missing = await self._missing(view, jobs)
-        if view.state == "running" and view.woken and not view.noticed:
+        if _is_open(view) and view.woken and not view.noticed:
             await self._run(turn, [job for job in jobs if job.task_id not in missing], passed)
             view = await self._threads.look(self._thread)
             missing = await self._missing(view, jobs)
-        if not (view.noticed or (view.state == "idle" and missing)):
+        if not _is_open(view) or not (view.noticed or (view.state == "idle" and missing)):
             return
         new = [job for job in jobs if job.task_id in missing]
         if new:
@@ -156,7 +159,9 @@ class Bringer:
     async def _run(self, turn: HeldTurn, jobs: Sequence[Job], passed: Passed) -> None:
         """Run the thread; when that fails, let it rest unless one of the jobs asks for more than one try."""
         with self._ways.running(self._thread):
-            turn.check()
+            await self._ways.pause(START_SECONDS)
+            if not await self._is_ours(turn):
+                return
             try:
                 await self._threads.run(self._thread, [job.task_id for job in jobs])
             except ThreadFailed as error:
@@ -168,8 +173,14 @@ class Bringer:
                 passed.ran = True
 
     async def _rest(self, turn: HeldTurn) -> None:
+        if await self._is_ours(turn):
+            await self._threads.rest(self._thread)
+
+    async def _is_ours(self, turn: HeldTurn) -> bool:
+        """Whether what would run next is a notice's; whoever runs the thread instead has read that."""
+        view = await self._threads.look(self._thread)
         turn.check()
-        await self._threads.rest(self._thread)
+        return _is_open(view) and view.state != "idle"
 
     async def _prepare(self, jobs: Iterable[Job]) -> None:
         """Make the notices' texts, which may take reading; what cannot be read does not hold up the notice."""
@@ -204,12 +215,13 @@ class Bringer:
 
 def _is_open(view: View) -> bool:
     """Whether the thread may be written to, for all that can be seen: nobody else is in the middle of a run."""
-    return view.noticed or view.state == "idle" or (view.state == "running" and view.woken)
+    is_ours = view.noticed or (view.state == "running" and view.woken)
+    return not view.beside and (is_ours or view.state == "idle")
 
 
 def _is_settled(view: View) -> bool:
     """Whether nothing runs, nor is to be run."""
-    return view.state in ("idle", "interrupted", "unanswered") and not view.noticed
+    return view.state in ("idle", "interrupted", "unanswered") and not view.noticed and not view.beside
 
 
 def _waits_for(view: View) -> str:
@@ -217,6 +229,8 @@ def _waits_for(view: View) -> str:
         return "it is interrupted for a human"
     if view.state == "unanswered":
         return "a tool call in it has no answer yet"
+    if view.beside:
+        return "a run that began before the last notice has not ended"
     return "it is running" if view.state == "running" else "its notices are not all there yet"
 
 

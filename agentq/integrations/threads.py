@@ -37,13 +37,16 @@ class View:
     `running` is anybody's run that has not ended, also one whose process died; `unanswered` an idle thread whose last
     tool calls have no answer. `noticed`: its last checkpoint is a notice that was appended, and what is to become of it
     (rest or run) was not done yet; `woken`: that checkpoint belongs to a run that `run` began. `unattended` is the
-    number of notices since a person said something.
+    number of notices since a person said something. `beside`: somebody's run that has not ended began from an earlier
+    checkpoint, and may yet write over the last one; to be seen by the newest checkpoint that is not of a notice, nor of
+    what became of it: that is not the last one, and something is to run after it.
     """
 
     state: State
     noticed: bool = False
     woken: bool = False
     unattended: int = 0
+    beside: bool = False
 
 
 class ThreadFailed(AgentqError):
