@@ -146,6 +146,23 @@ async def test_what_somebody_s_run_wrote_over_is_missing(chat: Chat) -> None:
     assert await chat.notices() == ["job-1"]
 
 
+async def test_a_run_that_began_before_a_notice_is_seen_beside_it(chat: Chat) -> None:
+    before = await chat.place()
+    said = {"messages": [HumanMessage("Meanwhile.")]}
+    begun = await chat.do("update_state", before, said, as_node="__start__")
+    assert await chat.look() == View("running")
+    marked = {**before, "metadata": {"agentq_notice": "job-1"}}
+    await chat.do("update_state", marked, {"messages": [AIMessage("A notice.")]}, as_node="__start__")
+    assert await chat.look() == View("running", noticed=True, beside=True)
+    await chat.threads.rest(THREAD)
+    assert await chat.look() == View("idle", beside=True)
+    await chat.append(*(f"job-{n}" for n in range(2, 8)))
+    assert (await chat.look()).beside
+    await chat.do("update_state", begun, None, as_node="__end__")
+    assert await chat.look() == View("idle")
+    assert await chat.missing("job-1", "job-2") == ["job-1", "job-2"]
+
+
 async def test_a_notice_stays_brought_when_the_chat_forgets_it(chat: Chat) -> None:
     start = await chat.place()
     await chat.append("job-1", "job-2")

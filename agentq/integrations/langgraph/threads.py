@@ -11,10 +11,11 @@ from agentq.integrations.langgraph.history import apart, holds, is_unanswered, j
 from agentq.integrations.threads import Notice, State, Thread, ThreadFailed, View
 from agentq.messages import shorten
 
-NOTICE, WAKE = "agentq_notice", "agentq_wake"
-"""Of a checkpoint's metadata: the job whose notice it brought, and the jobs for which its run was begun."""
+NOTICE, WAKE, REST = "agentq_notice", "agentq_wake", "agentq_rest"
+"""Of a checkpoint's metadata: the job whose notice it brought, the jobs for which its run was begun, and that it has
+the thread rest after a notice."""
 TENANT_KEY = "tenant_id"
-PAGE = 20
+PAGE, FEW = 20, 4
 """How many checkpoints are looked through at once."""
 REMEMBERED = 1000
 """Of how many threads it is remembered what was looked for in vain: that may take reading all of a thread."""
@@ -62,6 +63,7 @@ class GraphThreads:
                 noticed=at_work and NOTICE in state.metadata,
                 woken=at_work and WAKE in state.metadata and not await self._is_answered(state),
                 unattended=unattended(messages),
+                beside=await self._is_run_beside(thread, state),
             )
 
     async def missing(self, thread: Thread, task_ids: Sequence[str]) -> list[str]:
@@ -95,7 +97,7 @@ class GraphThreads:
     async def rest(self, thread: Thread) -> None:
         """Have nothing to run next."""
         with _failing(thread, "append to"):
-            config, _ = await self._run_config(thread, await self._calls.state(_bare(thread)), {})
+            config, _ = await self._run_config(thread, await self._calls.state(_bare(thread)), {REST: "yes"})
             await self._calls.update(config, None, "__end__")
 
     async def run(self, thread: Thread, task_ids: Sequence[str]) -> None:
@@ -124,6 +126,19 @@ class GraphThreads:
         """Whether somebody has answered what a run asked for: then he runs the thread now."""
         saved = await self._calls.saved(state.config)
         return saved is not None and any(channel == "__resume__" for _, channel, _ in saved.pending_writes or ())
+
+    async def _is_run_beside(self, thread: Thread, state: Snapshot) -> bool:
+        """Whether something is to run after the newest checkpoint of others, when ours are newer than that."""
+        before = None
+        while _is_ours(state.metadata):
+            page = await self._calls.listed(_root(thread), before=before, limit=FEW)
+            for saved in page:
+                if not _is_ours(saved.metadata):
+                    return bool((await self._calls.state(saved.config)).next)
+            if len(page) < FEW:
+                break
+            before = page[-1].config
+        return False
 
     def _messages(self, state: Snapshot) -> list[Any]:
         found = state.values.get(self._key) if isinstance(state.values, Mapping) else None
@@ -229,6 +244,11 @@ def _id_of(saved: Saved) -> str:
 
 def _named(config: Config | None) -> str | None:
     return config["configurable"].get("checkpoint_id") if config else None
+
+
+def _is_ours(metadata: Mapping[str, Any] | None) -> bool:
+    """Whether a checkpoint is of a notice, or of what became of it."""
+    return any(mark in (metadata or {}) for mark in (NOTICE, WAKE, REST))
 
 
 def _kept(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
