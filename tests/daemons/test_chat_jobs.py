@@ -125,7 +125,7 @@ def test_a_running_job_is_stopped_by_the_chat(deployment: Deployment) -> None:
 def test_a_desk_outlives_its_broker(broker: Node, on_broker: Deployment) -> None:
     with at_a_desk(on_broker) as tools:
         job = started(tools, on_broker, "1", "report done")
-        broker.kill()
+        broker.stop()
         again = {"role": on_broker.agent, "input_summary": script("report done")}
         answer = call(tools["trigger_agent_job"], "2", **again)
         assert answer["status"] == "unavailable", answer
@@ -140,6 +140,7 @@ def test_a_desk_outlives_its_broker(broker: Node, on_broker: Deployment) -> None
             "the broker to be back",
             60,
         )
+        until(lambda: "cannot be read" not in call(tools["list_jobs"], "5")["message"], "the log to be back", 60)
         on_broker.start_worker()
         waited = call(tools["wait_for_jobs"], "7", job_ids=[answer["job_id"]], seconds=60)
         assert [one["status"] for one in waited["jobs"]] == ["completed"]
