@@ -36,6 +36,7 @@ class Chats:
         self.let_run: dict[str, asyncio.Event] = {}
         self.texts: dict[str, str] = {}
         self.at_once = self.most_at_once = 0
+        self.may_append: asyncio.Event | None = None
 
     async def look(self, thread: Thread) -> View:
         words = self.words[thread.id]
@@ -49,7 +50,8 @@ class Chats:
     async def append(self, thread: Thread, notices: Sequence[Notice]) -> None:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
-        await asyncio.sleep(0.005)
+        if self.may_append:
+            await self.may_append.wait()
         self.at_once -= 1
         self.words[thread.id] += [f"job {notice.task_id}" for notice in notices]
         self.texts |= {notice.task_id: notice.text for notice in notices}
@@ -198,7 +200,11 @@ async def test_a_label_that_says_nothing_known_means_to_notify(house: House) -> 
 async def test_many_threads_are_told_at_once_but_not_all(house: House) -> None:
     for number in range(10):
         await house.ended(f"thread-{number}")
-    await house.deliverer(replace(QUICK, at_once=3)).sweep()
+    house.chats.may_append = asyncio.Event()
+    sweeping = asyncio.create_task(house.deliverer(replace(QUICK, at_once=3)).sweep())
+    await until(lambda: house.chats.at_once == 3)
+    house.chats.may_append.set()
+    assert len((await sweeping).appended) == 10
     assert house.chats.most_at_once == 3
 
 
