@@ -1,5 +1,6 @@
 """`agentq mcp`."""
 
+import logging
 import sys
 from contextlib import suppress
 from importlib.util import find_spec
@@ -50,6 +51,8 @@ def mcp(
     from agentq.logs import set_up
 
     set_up()
+    for talkative in ("mcp", "uvicorn"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
     desk = Desk.load(broker=broker, store=store, coordinator=sender)
     with suppress(Unavailable):  # which it may be again
         desk.app.store  # noqa: B018 - one that can be none is told now

@@ -23,7 +23,7 @@ from tests.desk import Desk
 
 MODES = ("auto", "legacy")
 """How the client comes to a version: 2026-07-28, or by the handshake to 2025-11-25."""
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @dataclass(frozen=True)

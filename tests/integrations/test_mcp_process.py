@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.desk import Desk
-from tests.integrations.mcp_clients import Lines, until
+from tests.integrations.mcp_clients import PATIENCE, Lines, until
 
 TASK = {"to": "implementation-worker", "type": "implementation", "instructions": "Do it."}
 
@@ -56,6 +56,21 @@ def test_stdout_belongs_to_the_protocol(desk: Desk) -> None:
         assert "Traceback" not in lines.stderr.read_text()
 
 
+@pytest.mark.promise("mcp-stdout")
+def test_what_anything_prints_goes_to_stderr(desk: Desk) -> None:
+    lines = [
+        "import os, sys",
+        "from agentq.integrations.mcp.stdio import take_stdout",
+        "print('before', flush=True)",
+        "wire = take_stdout()",
+        "print('stray', flush=True); os.system('echo child')",
+        "wire.write('message\\n'); wire.flush()",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, check=True)
+    assert done.stdout == b"before\nmessage\n"
+    assert done.stderr == b"stray\nchild\n"
+
+
 @pytest.mark.promise("mcp-ends")
 @pytest.mark.parametrize("how", ["eof", "term", "int"])
 @pytest.mark.parametrize("busy", [False, True])
@@ -66,7 +81,7 @@ def test_it_ends_at_once_and_leaves_nothing(desk: Desk, how: str, busy: bool) ->
         if busy:
             given = {"name": "wait", "arguments": {"ids": ["slow"], "seconds": 600}, "_meta": {"progressToken": "p"}}
             lines.say("tools/call", given, 2)
-            until(lambda: (lines.messages.get(timeout=20) or {}).get("method") == "notifications/progress")
+            until(lambda: (lines.messages.get(timeout=PATIENCE) or {}).get("method") == "notifications/progress")
         if how == "eof":
             lines.process.stdin.close()  # type: ignore[union-attr]
         else:
@@ -86,7 +101,7 @@ def test_it_ends_when_nobody_reads_any_more(desk: Desk) -> None:
         line = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params})
         process.stdin.write(line.encode() + b"\n")
         process.stdin.flush()  # and it stays open
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
         process.stdin.close()
         errlog.seek(0)
         assert "Traceback" not in errlog.read()
@@ -94,7 +109,7 @@ def test_it_ends_when_nobody_reads_any_more(desk: Desk) -> None:
 
 def test_a_closed_stdin_is_the_end(desk: Desk) -> None:
     process = desk.start("mcp")
-    assert process.communicate(timeout=20)[0] == b""
+    assert process.communicate(timeout=PATIENCE)[0] == b""
     assert process.returncode == 0
 
 
@@ -122,7 +137,7 @@ def test_settings_that_cannot_be_used_are_told_before_it_serves(desk: Desk) -> N
         (("--from", "a b"), "no name"),
     ):
         process = desk.start("mcp", *arguments)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, out) == (3, b""), err
         assert words in err.decode()
 

@@ -69,7 +69,7 @@ async def test_fifty_waits_at_once_hold_up_nothing(any_desk: Desk, mode: Any) ->
         loop = asyncio.get_running_loop()
         began = loop.time()
         assert "is queued" in await talk.ok("submit", **TASK, id="one-more")
-        assert loop.time() - began < 5
+        assert loop.time() - began < 20  # they wait for 60 s
         for one in ids:
             desk.finish(one)
         for one, said in zip(ids, await asyncio.wait_for(asyncio.gather(*waits), 60), strict=True):

@@ -21,7 +21,7 @@ def serve(desk: Desk) -> None:
     """
     if sys.stdin is None or sys.stdout is None:
         raise Invalid("standard input or output is closed", hint="A client starts this with both, or serve --http.")
-    wire = _take_stdout()
+    wire = take_stdout()
     asyncio.run(_serve(desk, wire))
     desk.close()
 
@@ -36,7 +36,7 @@ async def _serve(desk: Desk, wire: TextIO) -> None:
         await server.run(read, write, server.create_initialization_options())
 
 
-def _take_stdout() -> TextIO:
+def take_stdout() -> TextIO:
     """What leads to the client, for the protocol alone: all else that is printed goes to standard error now."""
     sys.stdout.flush()
     taken = os.dup(1)
