@@ -96,7 +96,7 @@ class Contest:
     def take(self, patience: float, wait: Callable[[float], bool]) -> None:
         """Take the turn; raises TurnTaken after so many seconds, or when `wait` says that nobody wants it any more."""
         deadline, pause = self._clock() + patience, FIRST_PAUSE
-        other = self.attempt()
+        other = (self._folder in self._ground.seen and self.look()) or self.attempt()
         while not self.is_held:
             left = deadline - self._clock()
             if left <= 0 or wait(min(left, pause * random.uniform(0.5, 1.5))):

@@ -118,7 +118,7 @@ class Deliverer:
         """
         await self._look()
         chats = [chat for chat in self._chats.values() if chat.task is None]
-        await asyncio.gather(*(self._bring(chat) for chat in chats))
+        await asyncio.gather(*(self._begin(chat) for chat in chats))
         return self._outcome(chats)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -203,7 +203,11 @@ class Deliverer:
         now = time.monotonic()
         for chat in self._chats.values():
             if chat.jobs and chat.task is None and chat.due <= now:
-                chat.task = asyncio.create_task(self._bring(chat))
+                self._begin(chat)
+
+    def _begin(self, chat: _Chat) -> "asyncio.Task[None]":
+        chat.task = asyncio.create_task(self._bring(chat))
+        return chat.task
 
     async def _bring(self, chat: _Chat) -> None:
         """One pass over a thread; never raises but when it is cancelled."""
