@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGINT
+from typing import Any
 
 INSTALL = Path(__file__).with_name("install.sh")
 NOBODY = 65534
@@ -17,10 +18,50 @@ PATIENCE = 60.0
 
 
 class Cluster:
-    """A running server; only its socket leads to it."""
+    """A server; only its socket leads to it. It ends with whoever started it."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        found = subprocess.run([INSTALL], capture_output=True, text=True, check=True)
+        self._folder, self._programs = folder, Path(found.stdout.strip())
+        self._server: subprocess.Popen[bytes] | None = None
+        if os.geteuid() == 0:
+            os.chown(folder, NOBODY, NOBODY)
+        flags = ("-U", "tester", "--auth=trust", "--no-sync", "-E", "UTF8")
+        done = subprocess.run(
+            [self._programs / "initdb", "-D", folder / "data", *flags],
+            capture_output=True,
+            text=True,
+            **self._as_nobody(),
+        )
+        assert done.returncode == 0, done.stderr
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        import psycopg
+
+        settings = ("listen_addresses=", f"unix_socket_directories={self._folder}", "fsync=off", "max_connections=50")
+        command = [self._programs / "postgres", "-D", self._folder / "data"]
+        command += [part for one in settings for part in ("-c", one)]
+        with (self._folder / "log").open("a") as log:
+            guarded = ["setpriv", "--pdeathsig", "INT", *command]
+            self._server = subprocess.Popen(guarded, **self._as_nobody(), stderr=log)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                psycopg.connect(self.url()).close()
+                return
+            except psycopg.OperationalError:
+                said = (self._folder / "log").read_text()
+                assert self._server.poll() is None, said
+                assert time.monotonic() < deadline, said
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stop it; its connections are cut."""
+        if self._server:
+            self._server.send_signal(SIGINT)
+            self._server.wait(PATIENCE)
+        self._server = None
 
     def url(self, database: str = "postgres") -> str:
         """How to connect to a database."""
@@ -35,57 +76,25 @@ class Cluster:
             connection.execute(f"create database {name}".encode())
         return self.url(name)
 
+    def _as_nobody(self) -> dict[str, Any]:
+        root = self._programs.parents[4]
+        libraries = (*root.glob("usr/lib/*-linux-gnu*"), *root.glob("lib/*-linux-gnu*"))
+        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "HOME": str(self._folder)}
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join(str(path) for path in libraries)
+        user = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+        return {"env": environment, "cwd": self._folder, **user}
+
 
 @contextmanager
 def cluster() -> Iterator[Cluster]:
-    """A server for this process, stopped at the end."""
-    programs = Path(subprocess.run([INSTALL], capture_output=True, text=True, check=True).stdout.strip())
+    """A running server, stopped and removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="agentq-pg-"))
-    data = folder / "data"
     try:
-        if os.geteuid() == 0:
-            os.chown(folder, NOBODY, NOBODY)
-        _as_nobody([programs / "initdb", "-D", data, "-U", "tester", "--auth=trust", "--no-sync", "-E", "UTF8"])
-        settings = ("listen_addresses=", f"unix_socket_directories={folder}", "fsync=off", "max_connections=50")
-        command = [programs / "postgres", "-D", data, *(part for one in settings for part in ("-c", one))]
-        with (folder / "log").open("w") as log:
-            server = subprocess.Popen(command, **_nobody(programs, folder), stderr=log)
+        made = Cluster(folder)
         try:
-            _wait(server, Cluster(folder), folder / "log")
-            yield Cluster(folder)
+            made.start()
+            yield made
         finally:
-            server.send_signal(SIGINT)
-            server.wait(PATIENCE)
+            made.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _nobody(programs: Path, folder: Path) -> dict[str, object]:
-    root = programs.parents[4]
-    libraries = os.pathsep.join(
-        str(path) for path in (*root.glob("usr/lib/*-linux-gnu*"), *root.glob("lib/*-linux-gnu*"))
-    )
-    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "HOME": str(folder), "LD_LIBRARY_PATH": libraries}
-    user = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-    return {"env": environment, "cwd": folder, **user}
-
-
-def _as_nobody(command: list[object]) -> None:
-    programs = Path(str(command[0])).parent
-    folder = Path(str(command[2])).parent
-    done = subprocess.run([str(one) for one in command], capture_output=True, text=True, **_nobody(programs, folder))
-    assert done.returncode == 0, done.stderr
-
-
-def _wait(server: "subprocess.Popen[bytes]", cluster: Cluster, log: Path) -> None:
-    import psycopg
-
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            psycopg.connect(cluster.url()).close()
-            return
-        except psycopg.OperationalError:
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)

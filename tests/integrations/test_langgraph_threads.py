@@ -1,6 +1,8 @@
 """The port `Threads` over real graphs and LangGraph's own checkpointers."""
 
 import asyncio
+import contextlib
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated, Any, TypedDict
 
@@ -19,6 +21,7 @@ from agentq.integrations.langgraph.history import call_id, notice_id
 from agentq.integrations.langgraph.threads import PAGE, GraphThreads
 from agentq.integrations.threads import Notice, Thread, ThreadFailed, View
 from tests.chat.graphs import GRAPHS
+from tests.chat.postgres import cluster
 
 pytest_plugins = ["tests.chat.savers"]
 
@@ -486,3 +489,27 @@ async def test_a_checkpointer_that_fails_is_no_bug() -> None:
     chat.graph.checkpointer.aget_tuple = away
     with pytest.raises(AgentqError, match=r"cannot look at thread thread-1: OSError: connection refused\\x1b"):
         await chat.look()
+
+
+@pytest.mark.skipif("TEST_POSTGRES" not in os.environ, reason="make test-all says TEST_POSTGRES=1")
+async def test_threads_of_postgres_are_there_again_after_it_was_away() -> None:
+    from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+    from psycopg.rows import dict_row
+    from psycopg_pool import AsyncConnectionPool
+
+    with cluster() as server:
+        how = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
+        async with AsyncConnectionPool(server.url(), kwargs=how, open=False, timeout=5, min_size=1) as pool:
+            saver = AsyncPostgresSaver(pool)  # type: ignore[arg-type]
+            await saver.setup()
+            chat = Chat(GRAPHS["by-hand"], saver)
+            await chat.turn()
+            await asyncio.to_thread(server.stop)
+            with pytest.raises(ThreadFailed, match="cannot append to thread thread-1"):
+                await chat.append("job-1")
+            await asyncio.to_thread(server.start)
+            for _ in range(5):
+                with contextlib.suppress(ThreadFailed):
+                    await chat.append("job-1")
+            assert await chat.notices() == ["job-1"]
+            assert await chat.missing("job-1", "job-2") == ["job-2"]
