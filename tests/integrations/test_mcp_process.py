@@ -1,11 +1,14 @@
 """`agentq mcp` as a process: what it prints, how it ends, and whom it serves."""
 
+import array
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -107,6 +110,29 @@ def test_it_ends_when_nobody_reads_any_more(desk: Desk) -> None:
         assert "Traceback" not in errlog.read()
 
 
+@pytest.mark.promise("mcp-ends")
+@pytest.mark.parametrize("how", ["eof", "term"])
+def test_it_ends_also_when_its_client_reads_nothing(desk: Desk, how: str) -> None:
+    with (desk.folder / "stderr").open("w") as errlog:
+        process = desk.start("mcp", stdin=subprocess.PIPE, stderr=errlog)
+        assert process.stdin
+        params = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+        asked = [("initialize", params), *[("tools/list", {})] * 40]
+        for number, (method, given) in enumerate(asked):
+            line = json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": given})
+            process.stdin.write(line.encode() + b"\n")
+        process.stdin.flush()
+        assert process.stdout
+        until(lambda: _unread(process.stdout.fileno()) >= 40_000)  # the pipe is full
+        if how == "eof":
+            process.stdin.close()
+        else:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+        process.stdin.close()
+        process.stdout.close()
+
+
 def test_a_closed_stdin_is_the_end(desk: Desk) -> None:
     process = desk.start("mcp")
     assert process.communicate(timeout=PATIENCE)[0] == b""
@@ -145,6 +171,13 @@ def test_settings_that_cannot_be_used_are_told_before_it_serves(desk: Desk) -> N
 def test_the_command_line_imports_no_mcp_before_it_serves(desk: Desk) -> None:
     look = "import sys, agentq.cli.mcp, agentq.cli\nassert not {'mcp', 'uvicorn', 'starlette'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", look], check=True, env=os.environ)
+
+
+def _unread(pipe: int) -> int:
+    """How many bytes wait in a pipe."""
+    waiting = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, waiting)
+    return waiting[0]
 
 
 def _left(desk: Desk) -> list[int]:

@@ -13,6 +13,9 @@ from agentq.errors import ExitCode, Invalid
 from agentq.integrations.desk import Desk
 from agentq.integrations.mcp.server import make_server
 
+CLOSE_SECONDS = 2.0
+"""How long the last answers may take to be read, once standard input has ended."""
+
 
 def serve(desk: Desk) -> None:
     """Serve until standard input ends, or a signal comes; then nothing of it runs any more.
@@ -34,6 +37,7 @@ async def _serve(desk: Desk, wire: TextIO) -> None:
     stdout = cast(Any, _Wire(wire, lambda: leave(ExitCode.OK)))
     async with stdio_server(stdout=stdout) as (read, write):
         await server.run(read, write, server.create_initialization_options())
+        loop.call_later(CLOSE_SECONDS, leave, ExitCode.OK)  # a client that reads nothing is waited for no longer
 
 
 def take_stdout() -> TextIO:
