@@ -416,6 +416,60 @@ def test_the_turn_of_a_process_that_stands_still_is_free_after_two_leases(tmp_pa
             assert len([key for key in turns_in(FileStore(tmp_path)) if "lease" not in key]) == 1
 
 
+CONTENDER = """
+import os, sys
+from pathlib import Path
+from agentq.process_table import process_of
+from agentq.stores.file import FileStore
+from agentq.turns import Turns
+folder = Path(sys.argv[1])
+turns, inside = Turns(FileStore(folder / "store")), folder / "inside"
+while True:
+    with turns.hold("a thread", patience=60):
+        found = inside.read_text() if inside.exists() else ""
+        process = process_of(int(found)) if found else None
+        if process and not process.is_dead:
+            print("overlap", flush=True)
+        inside.write_text(str(os.getpid()))
+        with (folder / "done").open("a") as done:
+            done.write(f"{os.getpid()}\\n")
+        inside.unlink()
+"""
+
+
+@pytest.mark.promise("turns")
+def test_processes_that_are_killed_again_and_again_never_overlap(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    chance, said, running = Random(3), list[bytes](), list["subprocess.Popen[bytes]"]()
+
+    def start() -> None:
+        command = [sys.executable, "-c", CONTENDER, str(tmp_path)]
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT))
+
+    def kill(process: "subprocess.Popen[bytes]") -> None:
+        process.kill()
+        said.append(process.communicate()[0])
+
+    def done() -> int:
+        return (tmp_path / "done").read_text().count("\n") if (tmp_path / "done").exists() else 0
+
+    try:
+        for _ in range(3):
+            start()
+        for _ in range(8):
+            before = done()
+            until(lambda before=before: done() > before + 3, "the others to go on", seconds=60)
+            kill(running.pop(chance.randrange(len(running))))
+            start()
+    finally:
+        for process in running:
+            kill(process)
+    assert b"overlap" not in b"".join(said)
+    with Turns(FileStore(tmp_path / "store")).hold("a thread", patience=0):
+        pass
+    assert not turns_in(FileStore(tmp_path / "store"))
+
+
 # ---------------------------------------------------------------------- what else looks through a store
 
 
