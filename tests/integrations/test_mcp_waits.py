@@ -16,7 +16,7 @@ from agentq.integrations.mcp.waiting import Waited
 from agentq.messages import utc_now
 from tests.brokers.node import Node
 from tests.desk import Desk, on
-from tests.integrations.mcp_clients import MODES, PATIENCE, Progress, eventually, over_stdio, submit
+from tests.integrations.mcp_clients import MODES, PATIENCE, Progress, Served, eventually, over_http, over_stdio, submit
 
 TASK = {"to": "implementation-worker", "type": "implementation", "instructions": "Do it."}
 
@@ -149,6 +149,18 @@ async def test_a_wait_is_a_task_for_a_client_that_knows_tasks(desk: Desk) -> Non
         assert (await talk.ok("wait", ids=["slow"])).startswith("slow completed")  # at once, without a task
         assert len(tasks.polled) == 3
         assert "there is no task" in await talk.refused("wait", ids=["nope"])
+
+
+@pytest.mark.promise("mcp-tasks")
+async def test_a_task_is_polled_over_http_too(desk: Desk) -> None:
+    await submit(desk, "slow")
+    tasks = _Tasks(lambda: desk.finish("slow"))
+    with Served(desk) as served:
+        async with over_http(await asyncio.to_thread(lambda: served.url), extensions=[tasks]) as talk:
+            assert (await talk.ok("wait", ids=["slow"])).startswith("slow completed  verified")
+            assert [one.status for one in tasks.polled] == ["working", "completed"]
+            cancelled = await _ask(talk.client.session, _Cancel, tasks.polled[0].task_id)
+            assert (cancelled.task_id, cancelled.status) == ("", "")
 
 
 @pytest.mark.promise("mcp-tasks")
