@@ -111,8 +111,9 @@ async def _deliver(bridge: "Bridge") -> None:
     for thread in did.gone:
         say(f"thread {one_line(thread.id)} is gone; what it asked for stays in the inbox")
     if did.failed:
-        thread, why = next(iter(did.failed.items()))
-        raise Unavailable(f"{len(did.failed)} threads failed, the first ({one_line(thread.id)}): {one_line(why)}")
+        (thread, why), *others = did.failed.items()
+        more = f", and {len(others)} more" if others else ""
+        raise Unavailable(f"thread {one_line(thread.id)} failed{more}: {one_line(why)}", hint="Try again later.")
 
 
 async def _serve(bridge: "Bridge", coordinator: str, tell: Callable[[str], None]) -> None:

@@ -1,7 +1,8 @@
 """The chat of the daemons' tests: a graph whose threads, notes and signs lie in a folder.
 
 A sign is a file by which a test and the chat speak: at `hold` the model's node waits for `go` and says `holds`, at
-`fail` it fails; at `die-after-notice` the process dies as soon as a notice is in a thread. Each is for one time.
+`fail` it fails, at `fails` each time; at `die-after-notice` the process dies as soon as a notice is in a thread. Those
+that say nothing else are for one time.
 """
 
 import asyncio
@@ -46,7 +47,7 @@ def _graph(folder: Path) -> "StateGraph[Any]":
         if _taken(folder, "hold"):
             (folder / "holds").touch()
             await _seen(folder / "go")
-        if _taken(folder, "fail"):
+        if _taken(folder, "fail") or (folder / "fails").exists():
             raise RuntimeError("the model is away")
         last = state["messages"][-1]
         if isinstance(last, HumanMessage) and last.content == "Ask me.":

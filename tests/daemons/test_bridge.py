@@ -323,6 +323,22 @@ def test_a_run_that_fails_is_tried_again_or_left_to_the_next_turn(talk_alone: Ta
     talk.deployment.rest()
 
 
+def test_what_fails_is_told_by_the_exit_code_and_in_json(talk_alone: Talk) -> None:
+    talk = talk_alone
+    job = talk.job("wake")
+    talk.sign("fails")
+    once = ("bridge", "run", "--once", "--graph", "tests.chat.app:chat", "--log-format", "json")
+    done = talk.deployment.cli(*once, seconds=TOLD)
+    assert done.returncode == 6
+    said = [json.loads(line) for line in done.stderr.splitlines()]
+    assert "thread t1 failed: cannot run thread t1: RuntimeError: the model is away" in said[-1]["message"]
+    assert talk.unread() == {job}
+    (talk.folder / "fails").unlink()
+    done = talk.deployment.cli(*once, seconds=TOLD)
+    assert (done.returncode, done.stdout) == (0, f"told of {job}\n")
+    talk.told(job)
+
+
 def test_a_bridge_that_is_ended_lets_its_runs_end_and_a_second_signal_does_not(talk_alone: Talk) -> None:
     talk = talk_alone
     job = talk.job("wake")

@@ -57,7 +57,7 @@ class Bridge:
     async def deliver(self) -> Outcome:
         """Bring all notices that can be brought now, wait until they are confirmed, and answer what was done.
 
-        What waits, fails or is gone is left for the next time. Raises StoreUnavailable.
+        What waits or is gone is left for the next time, and so is what fails for some seconds. Raises StoreUnavailable.
         """
         appended, acknowledged = dict[str, None](), dict[str, None]()
         moved = time.monotonic()
