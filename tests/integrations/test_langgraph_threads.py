@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -11,6 +13,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, Remove
 from langchain_core.runnables import RunnableConfig
 from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
@@ -188,6 +191,19 @@ async def test_an_interrupted_thread_says_so(chat: Chat) -> None:
     assert await chat.look() == View("idle")
 
 
+async def test_nothing_is_appended_where_somebody_has_begun_or_a_person_is_asked(chat: Chat) -> None:
+    await chat.append("job-1")
+    await chat.threads.rest(THREAD)
+    await chat.do("update_state", chat.config, {"messages": [HumanMessage("Wait.")]}, as_node="__start__")
+    await chat.append("job-2")
+    assert await chat.missing("job-1", "job-2") == ["job-2"]
+    chat.answers = [calling("ask_person", question="May I?")]
+    await chat.turn(None)
+    await chat.append("job-2")
+    assert (await chat.look()).state == "interrupted"
+    assert await chat.missing("job-2") == ["job-2"]
+
+
 async def test_a_run_that_asks_a_person_is_not_ours_any_more(chat: Chat) -> None:
     chat.answers = [calling("ask_person", question="Really?")]
     await chat.append("job-1")
@@ -288,6 +304,57 @@ async def test_a_run_that_is_cancelled_can_be_gone_on_with() -> None:
     assert slow.ran == 1
 
 
+async def test_a_run_in_a_thread_stops_after_its_step_when_it_is_cancelled(tmp_path: Path) -> None:
+    begun, go, ran = threading.Event(), threading.Event(), list[str]()
+
+    def slow(_: MessagesState) -> None:
+        begun.set()
+        assert go.wait(10)
+        ran.append("slow")
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("slow", slow)
+    graph.add_node("last", lambda _: ran.append("last"))
+    graph.add_edge(START, "slow")
+    graph.add_edge("slow", "last")
+    with SqliteSaver.from_conn_string(str(tmp_path / "chat.sqlite")) as saver:
+        compiled = graph.compile(checkpointer=saver)
+        threads = GraphThreads(compiled)
+        compiled.update_state(CONFIG, {"messages": [HumanMessage("Go.")]}, as_node="__start__")
+        running = asyncio.create_task(threads.run(THREAD, ["job-1"]))
+        assert await asyncio.to_thread(begun.wait, 10)
+        running.cancel()
+        await asyncio.sleep(0)
+        assert not running.done(), "it still writes"
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert ran == ["slow"]
+        assert (await threads.look(THREAD)).woken
+        await threads.run(THREAD, ["job-1"])
+        assert ran == ["slow", "last"]
+        assert (await threads.look(THREAD)).state == "idle"
+
+
+async def test_what_a_graph_within_asks_a_person_interrupts_the_thread() -> None:
+    inner = StateGraph(MessagesState)
+    inner.add_node("ask", lambda _: {"messages": [AIMessage(str(interrupt("May I?")))]})
+    inner.add_edge(START, "ask")
+    outer = StateGraph(MessagesState)
+    outer.add_node("inner", inner.compile())
+    outer.add_edge(START, "inner")
+    compiled = outer.compile(checkpointer=InMemorySaver())
+    threads = GraphThreads(compiled)
+    await compiled.aupdate_state(CONFIG, {"messages": [HumanMessage("Go.")]}, as_node="__start__")
+    await threads.run(THREAD, ["job-1"])
+    assert await threads.look(THREAD) == View("interrupted")
+    await compiled.ainvoke(Command(resume="yes"), CONFIG)
+    assert await threads.look(THREAD) == View("idle")
+    await threads.append(THREAD, [Notice("job-1", "notify", "done")])
+    await threads.rest(THREAD)
+    assert await threads.missing(THREAD, ["job-1"]) == []
+
+
 async def test_a_run_that_somebody_goes_on_with_is_his() -> None:
     begun, begun_again, go = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
@@ -363,6 +430,7 @@ async def test_looking_costs_the_same_in_a_long_thread(quick: Chat, monkeypatch:
     for _ in range(3):
         assert await quick.missing("job-1", "job-2") == ["job-2"]
     assert len(listed) == 3, "nothing has changed since"
+    await quick.turn()
     await quick.append("job-2")
     assert await quick.missing("job-1", "job-2") == []
 

@@ -56,7 +56,7 @@ class Calls:
         """Run what is next until nothing is, or an interrupt; one that is cancelled ends at its next step at latest."""
         how: Any = {
             "durability": "sync",
-            "stream_mode": "values",
+            "stream_mode": "updates",
             **({"context": context} if context is not None else {}),
         }
         if await self._can_await():
