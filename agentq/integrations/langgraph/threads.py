@@ -1,5 +1,6 @@
 """The threads of a LangGraph graph, by its own checkpointer: the port `Threads`."""
 
+import asyncio
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,51 +49,70 @@ class GraphThreads:
         self._graph, self._calls = graph, Calls(graph)
         self._key, self._tenant_key, self._config = messages_key, tenant_key, config
         self._known = dict[Thread, tuple[str, dict[str, bool]]]()
+        self._alone = asyncio.Lock()
 
     # ------------------------------------------------------------------ the port
 
     async def look(self, thread: Thread) -> View:
         """How a thread stands now; one whose checkpoints name another tenant is gone."""
         with _failing(thread, "look at"):
-            state = await self._calls.state(_bare(thread))
-            if state.metadata is None or self._is_of_another(thread, state):
-                return View("gone")
-            messages, at_work = self._messages(state), bool(state.next) and not state.interrupts
-            return View(
-                self._state(state, messages),
-                noticed=at_work and NOTICE in state.metadata,
-                woken=at_work and WAKE in state.metadata and not await self._is_answered(state),
-                unattended=unattended(messages),
-                beside=await self._is_run_beside(thread, state),
-            )
+            async with self._alone:
+                return await self._look(thread)
+
+    async def _look(self, thread: Thread) -> View:
+        state = await self._calls.state(_bare(thread))
+        if state.metadata is None or self._is_of_another(thread, state):
+            return View("gone")
+        messages, at_work = self._messages(state), bool(state.next) and not state.interrupts
+        return View(
+            self._state(state, messages),
+            noticed=at_work and NOTICE in state.metadata,
+            woken=at_work and WAKE in state.metadata and not await self._is_answered(state),
+            unattended=unattended(messages),
+            beside=await self._is_run_beside(thread, state),
+        )
 
     async def missing(self, thread: Thread, task_ids: Sequence[str]) -> list[str]:
         """Those of these jobs whose notice is not in the thread."""
         with _failing(thread, "look at"):
-            state = await self._calls.state(_bare(thread))
-            messages = self._messages(state)
-            away = [task_id for task_id in task_ids if not holds(messages, task_id)]
-            if not away or state.metadata is None:
-                return away
-            known = self._known_at(thread, _named(state.config) or "")
-            if new := [task_id for task_id in away if task_id not in known]:
-                found = await self._among_ancestors(state, await self._marked(thread, new))
-                known |= {task_id: task_id in found for task_id in new}
-            return [task_id for task_id in away if not known[task_id]]
+            async with self._alone:
+                return await self._missing(thread, task_ids)
+
+    async def _missing(self, thread: Thread, task_ids: Sequence[str]) -> list[str]:
+        state = await self._calls.state(_bare(thread))
+        messages = self._messages(state)
+        away = [task_id for task_id in task_ids if not holds(messages, task_id)]
+        if not away or state.metadata is None:
+            return away
+        known = self._known_at(thread, _named(state.config) or "")
+        if new := [task_id for task_id in away if task_id not in known]:
+            found = await self._among_ancestors(state, await self._marked(thread, new))
+            known |= {task_id: task_id in found for task_id in new}
+        return [task_id for task_id in away if not known[task_id]]
 
     async def append(self, thread: Thread, notices: Sequence[Notice]) -> None:
-        """Append notices, each by a checkpoint of its own, but those that are there; nothing runs."""
+        """Append notices, each by a checkpoint of its own, but those that are there; nothing runs. It ends where
+        somebody has begun a run since the thread was looked at."""
         with _failing(thread, "append to"):
             for notice in notices:
                 state = await self._calls.state(_bare(thread))
-                messages = self._messages(state)
-                if holds(messages, notice.task_id):
-                    continue
-                update = {self._key: self._fitting(thread, messages, notice)}
                 config, _ = await self._run_config(thread, state, {NOTICE: notice.task_id})
-                put = await self._calls.update(config, update, "__start__")
-                if not holds(self._messages(await self._calls.state(put)), notice.task_id):
-                    raise self._takes_none(thread)
+                async with self._alone:  # a notice is made for what is there: nothing of ours delays it now
+                    if not await self._put(thread, notice, config):
+                        return
+
+    async def _put(self, thread: Thread, notice: Notice, config: Config) -> bool:
+        """Append a notice, unless it is there; False for a thread that is not to be written to any more."""
+        state = await self._calls.state(_bare(thread))
+        messages = self._messages(state)
+        if holds(messages, notice.task_id):
+            return True
+        if self._state(state, messages) != "idle" and (state.interrupts or NOTICE not in (state.metadata or {})):
+            return False
+        put = await self._calls.update(config, {self._key: self._fitting(thread, messages, notice)}, "__start__")
+        if not holds(self._messages(await self._calls.state(put)), notice.task_id):
+            raise self._takes_none(thread)
+        return True
 
     async def rest(self, thread: Thread) -> None:
         """Have nothing to run next."""
