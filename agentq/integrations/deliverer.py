@@ -85,6 +85,7 @@ class Deliverer:
         self._inbox = ChatInbox(desk, coordinator)
         self._ways = Ways(
             threads=threads,
+            unread=self._unread_of,
             turn=functools.partial(self.turn, patience=0.1),
             text_of=text_of,
             acknowledge=self._inbox.acknowledge,
@@ -157,6 +158,9 @@ class Deliverer:
             if jobs.keys() - chat.jobs.keys() and chat.passed.stand in ("done", "waits"):
                 chat.due = 0.0
             chat.jobs = jobs
+
+    async def _unread_of(self, thread: Thread) -> list[Job]:
+        return [job for job in await self._inbox.unread() if job.thread == thread]
 
     async def _look_when_due(self) -> None:
         now = time.monotonic()

@@ -70,10 +70,11 @@ class Passed:
 class Ways:
     """What bringing notices goes by: the threads, the turn of each, the words for a job, and how it is acknowledged.
 
-    `running` is entered around each run, and raises NoRoom when it must not begin now.
+    `unread` reads a thread's jobs anew; `running` is entered around each run, and raises NoRoom when it must not begin.
     """
 
     threads: Threads
+    unread: Callable[[Thread], Awaitable[Sequence[Job]]]
     turn: Callable[[Thread], AbstractAsyncContextManager[HeldTurn]]
     text_of: TextOf
     acknowledge: Callable[[str], Awaitable[None]]
@@ -135,6 +136,8 @@ class Bringer:
     async def _write(self, turn: HeldTurn, jobs: Sequence[Job], passed: Passed) -> None:
         """Append what is missing, and do what is to become of it; first end what somebody began who died."""
         view = await self._threads.look(self._thread)
+        if view.noticed or view.woken:  # perhaps for jobs that had not ended when these were read
+            jobs = await self._ways.unread(self._thread)
         missing = await self._missing(view, jobs)
         if _is_open(view) and view.woken and not view.noticed:
             await self._run(turn, [job for job in jobs if job.task_id not in missing], passed)

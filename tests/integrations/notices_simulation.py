@@ -262,6 +262,9 @@ class ChatWorld:
         async def text_of(completion: Completion) -> str:
             return self.stage.step(lambda: f"{completion.task_id} ended")
 
+        async def unread(thread: Thread) -> list[Job]:
+            return self.stage.step(lambda: list(self.inbox.values()))
+
         async def acknowledge(task_id: str) -> None:
             self.stage.step(lambda: self.acknowledge(task_id), writes=True)
 
@@ -273,7 +276,14 @@ class ChatWorld:
             yield
 
         return Ways(
-            FakeThreads(self), lambda thread: SimulatedTurn(self), text_of, acknowledge, running, self._now, pause
+            FakeThreads(self),
+            unread,
+            lambda thread: SimulatedTurn(self),
+            text_of,
+            acknowledge,
+            running,
+            self._now,
+            pause,
         )
 
     def _now(self) -> float:

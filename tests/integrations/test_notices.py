@@ -193,6 +193,7 @@ class Script:
             Job(Completion.model_construct(task_id=job_id(number), status="completed"), THREAD, mode)
             for number, mode in enumerate(modes)
         ]
+        self.world.inbox = {job.task_id: job for job in jobs}
         return drive(self.bringer.bring(jobs))
 
     async def _acknowledge(self, task_id: str) -> None:
@@ -262,6 +263,16 @@ def test_after_ten_notices_without_a_word_of_a_person_the_thread_is_only_told() 
     script.world.tip = Checkpoint(script.world.tip, "person")
     script.bring(*["wake"] * 13)  # type: ignore[list-item]
     assert script.world.began == UNATTENDED_LIMIT + 1
+
+
+def test_what_a_notice_is_to_do_is_read_anew_when_somebody_else_appended_it() -> None:
+    script = Script()
+    script.bring("notify", "wake")
+    script.world.tip = script.world.tip.parent  # type: ignore[assignment] - whoever appended these died
+    script.world.began = 0
+    stale = [job for job in script.world.inbox.values() if job.mode == "notify"]
+    assert drive(Bringer(script.ways, THREAD).bring(stale)).ran
+    assert script.world.began == 1
 
 
 def test_fifteen_jobs_that_end_together_wake_the_thread() -> None:
