@@ -152,6 +152,17 @@ async def test_what_somebody_s_run_wrote_over_is_missing(chat: Chat) -> None:
     assert await chat.notices() == ["job-1"]
 
 
+async def test_where_somebody_has_begun_nothing_is_appended(chat: Chat) -> None:
+    said = {"messages": [HumanMessage("Meanwhile.")]}
+    await chat.do("update_state", chat.config, said, as_node="__start__")
+    before = await chat.place()
+    await chat.append("job-1", "job-2")
+    assert await chat.place() == before
+    await chat.do("update_state", chat.config, None, as_node="__end__")
+    await chat.append("job-1", "job-2")
+    assert await chat.notices() == ["job-1", "job-2"]
+
+
 async def test_a_run_that_began_before_a_notice_is_seen_beside_it(chat: Chat) -> None:
     before = await chat.place()
     said = {"messages": [HumanMessage("Meanwhile.")]}
@@ -290,6 +301,7 @@ async def test_a_thread_that_runs_says_so() -> None:
 async def test_a_run_that_is_cancelled_can_be_gone_on_with() -> None:
     slow = Slow()
     await slow.graph.aupdate_state(CONFIG, {"messages": [HumanMessage("Go.")]}, as_node="__start__")
+    await slow.graph.aupdate_state(CONFIG, None, as_node="__end__")
     await slow.threads.append(THREAD, [Notice("job-1", "wake", "done")])
     running = asyncio.create_task(slow.threads.run(THREAD, ["job-1"]))
     await slow.begun.wait()
@@ -300,7 +312,7 @@ async def test_a_run_that_is_cancelled_can_be_gone_on_with() -> None:
     slow.go.set()
     await slow.threads.run(THREAD, ["job-1"])
     messages = (await slow.graph.aget_state(CONFIG)).values["messages"]
-    assert [m.content for m in messages if isinstance(m, AIMessage)][1:] == ["First.", "Done."]
+    assert [m.content for m in messages if isinstance(m, AIMessage)][-2:] == ["First.", "Done."]
     assert slow.ran == 1
 
 
@@ -430,6 +442,7 @@ async def test_looking_costs_the_same_in_a_long_thread(quick: Chat, monkeypatch:
     for _ in range(3):
         assert await quick.missing("job-1", "job-2") == ["job-2"]
     assert len(listed) == 3, "nothing has changed since"
+    await quick.turn()
     await quick.turn()
     await quick.append("job-2")
     assert await quick.missing("job-1", "job-2") == []
