@@ -1,5 +1,6 @@
 """`make bench`: whole-process times beside a neighbour's in one run, latency, throughput and memory of a worker, and
-how soon nothing is left of an agent that is cancelled and does what it can against it.
+how soon nothing is left of an agent that is cancelled and does what it can against it; what a chat pays for its jobs,
+and a race of its notices against random kills.
 
 Absolute times are of the machine; the ratios are what to compare. Every pair is run in turn, so that both see the
 same machine.
@@ -21,7 +22,7 @@ from pathlib import Path
 from agentq.app import App
 from agentq.config import load_settings
 from agentq.messages import Envelope, utc_now
-from tests.benchmarks import ledger, log, object_store, watching
+from tests.benchmarks import chat, ledger, log, object_store, watching
 from tests.brokers.node import Node
 
 ROUNDS = int(os.environ.get("AGENTQ_BENCH_ROUNDS", "15"))
@@ -69,6 +70,7 @@ def main() -> None:
         ledger.bench(Path(folder))
         watching.bench(Path(folder), node.url)
         object_store.bench(Path(folder))
+        chat.bench(Path(folder), node.url)
 
 
 class Stage:

@@ -83,10 +83,10 @@ class Process:
 
 
 class Nursery:
-    """The client of `nursery.py`."""
+    """The client of `nursery.py`, whose processes find these modules imported."""
 
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "tests.daemons.nursery"]
+    def __init__(self, *modules: str) -> None:
+        command = [sys.executable, "-m", "tests.daemons.nursery", *modules]
         self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
         self._starting: list[Process] = []
         self._running: dict[int, Process] = {}

@@ -2,12 +2,13 @@
 
 Reads requests as lines of JSON on stdin and answers on stdout with `[pid, null]` for a start and `[pid, code]` for
 an end (minus the signal for one that was killed). It adopts what its processes leave behind, as an init would, and all
-of them end with it.
+of them end with it. Modules that are named as arguments are imported before that.
 """
 
 import atexit
 import ctypes
 import gc
+import importlib
 import json
 import os
 import select
@@ -49,6 +50,8 @@ PDEATHSIG, SUBREAPER = 1, 36
 def main() -> None:
     """Serve requests until stdin ends; in a forked child, be the process that was asked for."""
     prctl(SUBREAPER, 1)
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
     gc.freeze()
     chores, wake = os.pipe()
     os.set_blocking(wake, False)
