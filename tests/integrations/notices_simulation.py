@@ -5,9 +5,10 @@ the same, and the later one wins. Nobody stalls between these two for as long as
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from agentq.contest import TurnLost, TurnTaken
@@ -84,12 +85,25 @@ class Story:
     wakes: tuple[WakeRun, ...] = ()
     thefts: tuple[float, ...] = ()
     gone: bool = False
+    deaths: Mapping[str, int] = field(default_factory=dict)
 
 
 class FlowingStage(Stage):
-    """A stage on which time stands still while somebody is between loading and putting a checkpoint."""
+    """A stage on which time stands still while somebody is between loading and putting a checkpoint, and on which
+    actors may die before the step of that number."""
 
     gaps = 0
+
+    def __init__(self, story: "Story") -> None:
+        super().__init__(story.turns, stalls=story.stalls)
+        self.deaths = story.deaths
+        self.taken = Counter[str]()
+
+    def step(self, effect: Callable[[], T], **how: Any) -> T:
+        self.taken[self.current.name] += 1
+        if self.taken[self.current.name] == self.deaths.get(self.current.name):
+            self._crash()
+        return super().step(effect, **how)
 
     def _advance(self) -> bool:
         return self.gaps == 0 and super()._advance()
@@ -100,7 +114,7 @@ class ChatWorld:
 
     def __init__(self, story: Story, bringer: type[Bringer] = Bringer) -> None:
         self.story = story
-        self.stage = FlowingStage(story.turns, stalls=story.stalls)
+        self.stage = FlowingStage(story)
         self.tip = self.theirs = Checkpoint(None, "seed")
         self.inbox: dict[str, Job] = {}
         self.left = len(story.jobs)

@@ -1,6 +1,7 @@
 """Notices: each in its thread exactly once, whoever dies or writes in between. INTERLEAVINGS=20000 looks further."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
@@ -77,6 +78,20 @@ searched = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=
 @given(st.builds(Story, **STORY))
 def test_a_notice_is_there_exactly_once(story: Story) -> None:
     ChatWorld(story).play()
+
+
+@pytest.mark.promise("notice-once")
+@pytest.mark.parametrize("mode", ["notify", "wake", "notify+wake"])
+def test_two_bridges_die_between_any_two_steps(mode: Mode) -> None:
+    wakes, deaths, runs = (WakeRun(2, 0.5), WakeRun(2, 0.5)), Counter[int](), set[int]()
+    for first in range(1, 25):
+        for second in range(1, 25):
+            dying = {"bridge-0": first, "bridge-1": second}
+            world = ChatWorld(Story((Ended(0.0, mode), Ended(0.6, mode)), wakes=wakes, deaths=dying)).play()
+            deaths[len(world.stage.dead)] += 1
+            runs.add(world.ended)
+    assert deaths[2] > 400, "nearly all of these steps are taken"
+    assert runs <= ({0} if mode == "notify" else {1, 2}), "woken for each at most, or once for both"
 
 
 # ---------------------------------------------------------------------- the search finds what is wrong
