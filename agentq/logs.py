@@ -17,7 +17,7 @@ from agentq.harmless import one_line, quoted, visible_json
 log = logging.getLogger("agentq")
 
 FORMATS = ("text", "json")
-NOISY = ("asyncio", "aio_pika", "aiormq", "botocore", "urllib3")
+NOISY = ("asyncio", "aio_pika", "aiormq", "aiosqlite", "botocore", "urllib3")
 
 _subject: ContextVar[Mapping[str, object]] = ContextVar("subject")
 

@@ -211,6 +211,7 @@ async def test_nothing_is_appended_where_somebody_has_begun_or_a_person_is_asked
     chat.answers = [calling("ask_person", question="May I?")]
     await chat.turn(None)
     await chat.append("job-2")
+    await chat.threads.rest(THREAD)
     assert (await chat.look()).state == "interrupted"
     assert await chat.missing("job-2") == ["job-2"]
 

@@ -115,10 +115,13 @@ class GraphThreads:
         return True
 
     async def rest(self, thread: Thread) -> None:
-        """Have nothing to run next."""
+        """Have nothing to run next, unless somebody has begun a run since the thread was looked at."""
         with _failing(thread, "append to"):
             config, _ = await self._run_config(thread, await self._calls.state(_bare(thread)), {REST: "yes"})
-            await self._calls.update(config, None, "__end__")
+            async with self._alone:
+                state = await self._calls.state(_bare(thread))
+                if _is_ours(state.metadata) and not state.interrupts:
+                    await self._calls.update(config, None, "__end__")
 
     async def run(self, thread: Thread, task_ids: Sequence[str]) -> None:
         """Run what is to run next, until the thread rests or is interrupted."""
