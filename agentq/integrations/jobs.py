@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agentq.coordinator import Coordinator
 from agentq.credentials import SECRETS
-from agentq.digest import DATA, check, digest, how_made
+from agentq.digest import check, digest, how_made
 from agentq.errors import AgentqError, EvidenceError, NotFound
-from agentq.harmless import one_line, quoted, visible_json
+from agentq.harmless import one_line, visible_json
 from agentq.lifecycle import Status
 from agentq.messages import ROUNDS_LIMIT, Completion, Name, Seconds, sha256_hex, shorten
 
@@ -161,7 +161,8 @@ def ended(coordinator: Coordinator, manifest: Completion, *, chars: int = DIGEST
         gone = check(coordinator, manifest)
     except EvidenceError as error:
         doubt = f"Its evidence is not what its result names, do not rely on it: {one_line(str(error))}."
-    told = "\n".join(_lines(coordinator, manifest, chars, whole=not doubt, collected=gone is not None))
+    shown = manifest.model_copy(update={"artifacts": ()}) if doubt or gone else manifest
+    told = "\n".join(digest(coordinator, shown, limit=chars, listed=False))
     message = doubt or _message(manifest)
     if gone:
         message = f"{message} Its evidence was collected on {gone:%Y-%m-%d}: the summary is what is left."
@@ -174,19 +175,6 @@ def ended(coordinator: Coordinator, manifest: Completion, *, chars: int = DIGEST
         "message": message,
     }
     return {key: value for key, value in answer.items() if value}
-
-
-def _lines(
-    coordinator: Coordinator, manifest: Completion, chars: int, *, whole: bool, collected: bool
-) -> Iterator[str]:
-    """The digest, with the reason behind a bar: an agent may have written it."""
-    shown = manifest if whole and not collected else manifest.model_copy(update={"artifacts": ()})
-    lines = digest(coordinator, shown.model_copy(update={"reason": None}), limit=chars, listed=False)
-    yield next(lines)
-    if manifest.reason:
-        yield f"reason {DATA}:"
-        yield quoted(one_line(manifest.reason))
-    yield from lines
 
 
 def _cut(text: str, chars: int, task_id: str) -> str:

@@ -8,8 +8,8 @@ from urllib.parse import quote, unquote
 
 from agentq.digest import DATA, check, digest, how_made
 from agentq.errors import Invalid, NotFound
-from agentq.harmless import one_line, quoted, size, visible, visible_json
-from agentq.integrations.mcp.words import BARS, READING
+from agentq.harmless import one_line, size, visible, visible_json
+from agentq.integrations.mcp.words import READING
 from agentq.messages import Artifact, Completion, is_key
 
 if TYPE_CHECKING:
@@ -71,12 +71,7 @@ def report(app: "App", manifest: Completion, max_tokens: int) -> str:
 
 
 def _lines(app: "App", manifest: Completion, gone: datetime | None, limit: int | None = None) -> list[str]:
-    said = []
-    for line in digest(app.coordinator, manifest, gone=gone, limit=limit, reading=READING):
-        if line.startswith("reason: "):  # it may be an agent's
-            said += [f"reason {BARS}:", quoted(line.removeprefix("reason: "))]
-        else:
-            said.append(visible(line))
+    said = [visible(line) for line in digest(app.coordinator, manifest, gone=gone, limit=limit, reading=READING)]
     if manifest.artifacts and not gone:
         said.append(f"to read a piece: the resource {SCHEME}{manifest.task_id}/artifacts/NAME")
     return said
