@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from contextlib import aclosing
+from datetime import datetime, timedelta
 from typing import get_args
 
 from agentq.app import App
@@ -13,7 +14,7 @@ from agentq.errors import EngineUnavailable, NotFound
 from agentq.integrations.desk import Desk
 from agentq.integrations.notices import Job
 from agentq.integrations.threads import Mode, Thread
-from agentq.messages import Envelope, utc_now
+from agentq.messages import Envelope
 from agentq.observing.follower import follow
 from agentq.observing.watching import OUTCOMES
 from agentq.patience import repeated
@@ -22,6 +23,8 @@ LOG = logging.getLogger("agentq")
 COORDINATOR = "chat"
 THREAD, TENANT, NOTICE = "thread", "tenant", "notice"
 """The labels of a task that a chat thread asked for."""
+CLOCKS = timedelta(seconds=5)
+"""By how much the clocks of those who tell the log may differ from this one without its first word being missed."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 
@@ -41,17 +44,17 @@ class ChatInbox:
         """Mark a job as read. Raises StoreUnavailable."""
         await self._desk.call(lambda app: app.coordinator.acknowledge(self.coordinator, task_id))
 
-    async def listen(self, heard: Callable[[], object]) -> None:
+    async def listen(self, heard: Callable[[], object], since: datetime) -> None:
         """Call `heard` in this loop whenever the log tells that one of the coordinator's tasks ended, until cancelled.
 
-        While the engine is away that is said once, and nothing is heard.
+        It begins a little before `since`. While the engine is away that is said once, and nothing is heard.
         """
         loop = asyncio.get_running_loop()
-        await self._desk.run(lambda: self._listen(lambda: loop.call_soon_threadsafe(heard)))
+        await self._desk.run(lambda: self._listen(lambda: loop.call_soon_threadsafe(heard), since - CLOCKS))
 
-    async def _listen(self, heard: Callable[[], object]) -> None:
+    async def _listen(self, heard: Callable[[], object], since: datetime) -> None:
         engine = await repeated(self._desk.engine, EngineUnavailable, "engine")
-        async with aclosing(follow(engine, since=utc_now(), on_trouble=_say)) as pages:
+        async with aclosing(follow(engine, since=since, on_trouble=_say)) as pages:
             async for page in pages:
                 if self._is_about_us(page):
                     with contextlib.suppress(RuntimeError):  # the listener's loop is closed

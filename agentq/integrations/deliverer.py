@@ -6,8 +6,9 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 
 from agentq.errors import AgentqError, StoreUnavailable
@@ -15,6 +16,7 @@ from agentq.integrations.chat_inbox import COORDINATOR, ChatInbox
 from agentq.integrations.desk import Desk
 from agentq.integrations.notices import CONFIRM_SECONDS, Bringer, Job, NoRoom, Passed, TextOf, Ways
 from agentq.integrations.threads import Thread, Threads
+from agentq.messages import utc_now
 from agentq.patience import cancelled
 from agentq.turns import PATIENCE, Hold, Turns
 
@@ -125,7 +127,7 @@ class Deliverer:
     async def run(self, stop: asyncio.Event) -> None:
         """Bring notices until `stop` is set; then what has begun gets the drain time to end, and is cancelled after it:
         another bridge, or this one the next time, goes on with it."""
-        helpers = [asyncio.create_task(self._heed(stop)), asyncio.create_task(self._listen())]
+        helpers = [asyncio.create_task(self._heed(stop)), asyncio.create_task(self._listen(utc_now()))]
         try:
             while not stop.is_set():
                 self._moved.clear()
@@ -155,7 +157,7 @@ class Deliverer:
             if thread not in self._chats:
                 self._chats[thread] = _Chat(thread, Bringer(self._ways, thread))
             chat = self._chats[thread]
-            if jobs.keys() - chat.jobs.keys() and chat.passed.stand in ("done", "waits"):
+            if jobs.keys() - chat.jobs.keys() and _may_move(chat.passed):
                 chat.due = 0.0
             chat.jobs = jobs
 
@@ -175,10 +177,10 @@ class Deliverer:
         after = {i for chat in self._chats.values() for i in chat.jobs}
         self._looked.note(now, self._pace.poll, is_new=before != after)
 
-    async def _listen(self) -> None:
+    async def _listen(self, since: datetime) -> None:
         """Have the inbox read as soon as the log tells of a job's end; without the log it is read now and then."""
         try:
-            await self._inbox.listen(self._nudge)
+            await self._inbox.listen(self._nudge, since)
         except AgentqError as error:
             LOG.warning("the log cannot be followed, so notices come a few seconds later: %s", error)
         except Exception:
@@ -218,7 +220,8 @@ class Deliverer:
         try:
             await self._slots.acquire()
             chat.has_slot = True
-            passed = await self._pass(chat)
+            jobs = dict(chat.jobs)
+            passed = await self._pass(chat, list(jobs.values()))
         finally:
             if chat.has_slot:
                 self._give_slot_back(chat)
@@ -229,11 +232,12 @@ class Deliverer:
         _tell(chat, passed, self._inbox.coordinator)
         chat.times = chat.times + 1 if passed.stand == chat.passed.stand else 0
         chat.passed = passed
-        chat.due = time.monotonic() + self._delay(chat)
+        ended_meanwhile = chat.jobs.keys() - jobs.keys() and _may_move(passed)
+        chat.due = time.monotonic() + (0.0 if ended_meanwhile else self._delay(chat))
 
-    async def _pass(self, chat: _Chat) -> Passed:
+    async def _pass(self, chat: _Chat, jobs: Sequence[Job]) -> Passed:
         try:
-            return await chat.bringer.bring(list(chat.jobs.values()))
+            return await chat.bringer.bring(jobs)
         except StoreUnavailable as error:
             self._store_is(error)
             return Passed("waits", "the store is unavailable")
@@ -308,6 +312,11 @@ class _Looking:
         now = time.monotonic()
         self.pause = first if is_new or not self.pause else min(longest, self.pause * 1.5)
         self.due, self.not_before = now + self.pause, now + (now - began)
+
+
+def _may_move(passed: Passed) -> bool:
+    """Whether a job that ends is a reason to look at a thread that stood so."""
+    return passed.stand in ("done", "waits")
 
 
 def turn_key(thread: Thread) -> str:

@@ -226,6 +226,24 @@ async def test_a_notice_comes_as_soon_as_the_log_tells_of_the_end(any_house: Hou
     assert house.chats.told("t") == tasks
 
 
+async def test_a_job_that_ends_while_its_thread_is_looked_at_is_told_at_once(house: House) -> None:
+    first, missing = await house.ended("t"), house.chats.missing
+    later = list[str]()
+
+    async def slow(thread: Thread, task_ids: Sequence[str]) -> list[str]:
+        if not later:
+            later.append(await house.job("t"))
+            await house.end(later[0])
+            await until(lambda: later[0] in deliverer._chats[Thread("t")].jobs)
+        return await missing(thread, task_ids)
+
+    house.chats.missing = slow  # type: ignore[method-assign]
+    deliverer = house.deliverer(SELDOM)
+    async with running(deliverer):
+        await until(lambda: house.chats.told("t") == [first, *later], "long before the next look")
+        await confirmed(house)
+
+
 async def test_a_notice_comes_without_the_log_too(house: House) -> None:
     async with running(house.deliverer()):
         task_id = await house.ended("t")
