@@ -16,7 +16,7 @@ from langgraph.types import Command
 
 from tests.brokers.node import Node
 from tests.chat.app import notes, opened
-from tests.daemons.harness import PATIENCE, ROOT, Deployment, Process, until
+from tests.daemons.harness import PATIENCE, ROOT, Deployment, Nursery, Process, until
 
 T = TypeVar("T")
 TOLD = 30.0
@@ -112,6 +112,14 @@ class Talk:
         """Wait until all that ended is read; the thread was told of exactly these jobs, each once."""
         until(lambda: not self.unread(), f"{self.unread()} to be read", TOLD)
         assert sorted(one["job_id"] for one in self.notices(thread)) == sorted(tasks)
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    """One whose processes find LangGraph imported, which takes longer than most of these tests."""
+    nursery = Nursery("agentq.integrations.langgraph.bridge", "tests.chat.app", "langgraph.checkpoint.sqlite.aio")
+    yield nursery
+    nursery.close()
 
 
 def _config(thread: str) -> Any:

@@ -16,7 +16,7 @@ from agentq.integrations.threads import Thread
 from agentq.messages import Completion
 from agentq.turns import PATIENCE, Hold
 
-STILL_SECONDS = 5.0
+STILL_SECONDS = 2.0
 """How long `deliver` goes on for what it appended and cannot confirm."""
 
 
