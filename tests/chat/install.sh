@@ -3,7 +3,9 @@
 # is installed or started. Prints the folder of its programs. Repeating it is quick and changes nothing.
 set -eu
 
-cache=${AGENTQ_TEST_CACHE:-$HOME/.cache/agentq-tests}
+# For root in a folder that all may enter: the server will not run as root.
+if [ "$(id -u)" = 0 ]; then caches=/var/cache; else caches=$HOME/.cache; fi
+cache=${AGENTQ_TEST_CACHE:-$caches/agentq-tests}
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 die() {
     echo "PostgreSQL for tests: $*" >&2
@@ -24,6 +26,7 @@ command -v apt-get >/dev/null || die "missing: install it, initdb and postgres a
 as_root apt-get update -qq || die "missing, and the lists of packages cannot be read; install it"
 mkdir -p "$cache"
 building=$(mktemp -d "$cache/postgresql.building.XXXXXX")
+mkdir -p "$building/debs/partial"
 trap 'as_root rm -rf "$building"' EXIT
 as_root apt-get install -qq -y --no-install-recommends --download-only -o Dir::Cache::archives="$building/debs" postgresql \
     >/dev/null || die "apt here has no package postgresql"
