@@ -160,8 +160,8 @@ class Race:
 
     def _kill(self, bridge: Process) -> None:
         assert not bridge.ended.is_set(), f"a bridge ended by itself:\n{bridge.said()}"
+        self._killed[bridge.pid] = time.monotonic()  # before the signal: the other one may see its end before we do
         bridge.kill()
-        self._killed[bridge.pid] = time.monotonic()
 
     def _kill_broker(self, over: threading.Event, luck: random.Random) -> None:
         assert self.node
