@@ -38,8 +38,9 @@ from tests.daemons.conftest import on_rabbitmq, on_sqlite
 from tests.daemons.harness import ROOT, Deployment, Nursery, Process, until
 
 BRIDGES = 2
-BRIDGE_KILLS, BROKER_KILLS = (0.5, 3.0), (15.0, 30.0)
-"""Seconds between two kills of any bridge, and of the broker."""
+BRIDGE_KILLS, BROKER_KILLS, SOON = (0.5, 3.0), (15.0, 30.0), (3.0, 8.0)
+"""Seconds between two kills of any bridge, and of the broker; of that in a race of less than SHORT jobs."""
+SHORT = 1000
 MODES = ("notify", "wake", "notify+wake")
 PRELOADED = ("tests.chat.race", "agentq.cli.bridge", "agentq.integrations.langgraph.bridge")
 FEEDERS, BATCH, BACKLOG = 2, 5, 200
@@ -165,7 +166,7 @@ class Race:
 
     def _kill_broker(self, over: threading.Event, luck: random.Random) -> None:
         assert self.node
-        while not over.wait(luck.uniform(*BROKER_KILLS)):
+        while not over.wait(luck.uniform(*(SOON if self.jobs < SHORT else BROKER_KILLS))):
             self.node.kill()
             self._broker_kills += 1
             over.wait(luck.uniform(0, 3))
