@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from agentq.integrations.langgraph import chat_tools
 from langchain.agents import create_agent
 from langchain.chat_models import init_chat_model
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from scripted import ScriptedExecutor
+
+from agentq.integrations.langgraph import chat_tools
 
 PROMPT = """You talk with a person, and hand longer work to other agents.
 Start a job for each single objective; what builds on others' results waits for them by `after`. Do not poll: you are
