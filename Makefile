@@ -1,12 +1,14 @@
 # Two commands: `make demo` and `make test`. `make test-all` is what comes on top: the daemons and the CLI on the oldest
-# RabbitMQ of this machine, races of many workers and of bridges, Prometheus's own tool and systemd over what they are to
-# read, LangGraph's checkpointers over PostgreSQL, Claude Code and Codex as agents against a stub of their models, and a
-# short search for breaking input. `make test-agents` runs every agent's tool that agentq knows.
+# RabbitMQ of this machine, races of many workers and of bridges, chats with their bridges as real processes, Prometheus's
+# own tool and systemd over what they are to read, LangGraph's checkpointers over PostgreSQL, Claude Code and Codex as agents
+# against a stub of their models, and a short search for breaking input. `make test-agents` runs every agent's tool that
+# agentq knows.
 # Everything lives in .venv; what the machine lacks comes by its own packages.
 BIN := .venv/bin
 # `make demo AGENT=claude` runs the demo with a tool of yours. Said here: some agents set such a variable for what they run.
 AGENT :=
 RACES := tests/daemons/test_endurance.py tests/daemons/test_notices_endurance.py
+CHATS := $(addprefix tests/daemons/test_,bridge.py chat_example.py chat_jobs.py)
 AGENT_TESTS := $(addprefix tests/agents/,runs.py daemons.py checks.py mcp.py demo.py showcase.py)
 
 .PHONY: demo test test-all test-agents test-systemd bench fuzz check clean
@@ -17,13 +19,14 @@ demo: .venv/demo
 test: .venv/test
 	tests/brokers/install.sh
 	$(MAKE) check
-	$(BIN)/pytest -n 3 --dist loadfile $(addprefix --ignore ,$(RACES))
+	$(BIN)/pytest -n 3 --dist loadfile $(addprefix --ignore ,$(RACES) $(CHATS))
 
 test-all: .venv/test
 	tests/brokers/install.sh
 	TEST_BROKER=oldest $(BIN)/pytest -n 3 --dist loadfile -k rabbitmq tests/daemons tests/test_cli.py \
 		tests/test_controls.py tests/test_plan_cli.py tests/test_pulling.py tests/test_dlq.py tests/test_doctor.py
 	$(BIN)/pytest -n 2 --dist load $(RACES)
+	$(BIN)/pytest -n 3 --dist load $(CHATS)
 	tests/monitoring/install.sh
 	$(BIN)/pytest tests/monitoring
 	tests/systemd/install.sh

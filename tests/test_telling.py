@@ -261,7 +261,8 @@ async def test_whoever_prints_nothing_costs_nothing_but_its_last_event() -> None
     assert [event.data for _, event in told.events] == [{"whole": True}]
 
 
-async def test_the_end_does_not_wait_for_the_next_event_to_be_due() -> None:
+async def test_the_end_does_not_wait_for_the_next_event_to_be_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "OFTEN", 10.0)
     told = Told()
     running = asyncio.create_task(told.telling.run())
     told.telling.hear(1, b"one\n")

@@ -1,14 +1,8 @@
-"""Fixtures: LangGraph's own checkpointers, those of PostgreSQL with TEST_POSTGRES=1 (`make test-all` says it)."""
+"""LangGraph's own checkpointers; those of PostgreSQL with TEST_POSTGRES=1 (`make test-all` says it)."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
-
-import pytest
-
-from tests.chat.postgres import Cluster, cluster
 
 SAVERS = (
     "memory",
@@ -16,23 +10,6 @@ SAVERS = (
     "sqlite-async",
     *(("postgres", "postgres-async") if os.environ.get("TEST_POSTGRES") else ()),
 )
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Cluster]:
-    """A PostgreSQL for the whole session."""
-    with cluster() as running:
-        yield running
-
-
-@pytest.fixture(params=SAVERS)
-async def saver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
-    """Each checkpointer in turn, with nothing in it."""
-    place = str(tmp_path / "chat.sqlite")
-    if request.param.startswith("postgres"):
-        place = request.getfixturevalue("postgres").database()
-    async with AsyncExitStack() as stack:
-        yield await open_saver(request.param, place, stack)
 
 
 async def open_saver(kind: str, place: str, stack: AsyncExitStack) -> Any:

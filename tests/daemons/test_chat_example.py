@@ -105,7 +105,7 @@ def _holds_both(example: Example) -> None:
     answer = example.answers()
     assert "What does a queue cost?': it has 5 words" in answer
     assert "What does a lost job cost?': it has 6 words" in answer
-    assert example.done("agentq", "list", "--state", "open") == ""
+    assert example.done("agentq", "list", "--state", "open", "--label", "thread=thread-1") == ""
 
 
 def test_any_chat_model_by_configuration(example_on_sqlite: Example) -> None:

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -24,11 +25,27 @@ from agentq.integrations.langgraph.history import call_id, notice_id
 from agentq.integrations.langgraph.threads import PAGE, GraphThreads
 from agentq.integrations.threads import Notice, Thread, ThreadFailed, View
 from tests.chat.graphs import GRAPHS
-from tests.chat.postgres import cluster
-
-pytest_plugins = ["tests.chat.savers"]
+from tests.chat.postgres import Cluster, cluster
+from tests.chat.savers import SAVERS, open_saver
 
 THREAD = Thread("thread-1")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL for the whole session."""
+    with cluster() as running:
+        yield running
+
+
+@pytest.fixture(params=SAVERS)
+async def saver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
+    """Each checkpointer in turn, with nothing in it."""
+    place = str(tmp_path / "chat.sqlite")
+    if request.param.startswith("postgres"):
+        place = request.getfixturevalue("postgres").database()
+    async with AsyncExitStack() as stack:
+        yield await open_saver(request.param, place, stack)
 
 
 def calling(name: str, **arguments: Any) -> AIMessage:
