@@ -1,17 +1,25 @@
 """`agentq bridge install`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from agentq.cli.bridge_terms import As, Graph, MessagesKey, RunConfig, TenantKey
-from agentq.cli.installing import Force, Now, RunAs, Whose, folder_of, host, manager_of, must_run, print_units, start
-from agentq.cli.terms import echo, say
-
-if TYPE_CHECKING:
-    from agentq.app import App
-    from agentq.units import Manager
+from agentq.cli.installing import (
+    Force,
+    Now,
+    RunAs,
+    Whose,
+    folder_of,
+    host,
+    manager_of,
+    must_run,
+    print_units,
+    put,
+    start,
+    tell_secrets,
+)
 
 
 def install(
@@ -57,14 +65,7 @@ def install(
     if dry_run:
         return print_units(files)
     must_run(manager, "agentq bridge run --graph MODULE:NAME")
-    for unit in files:
-        echo(f"{'wrote' if unit.write(force=force) else 'found'}  {unit.path}")
-    _tell_secrets(app, manager)
-    start(manager, f"agentq-bridge@{coordinator}", now=now)
-
-
-def _tell_secrets(app: "App", manager: "Manager") -> None:
-    """What the unit does not hold, because others can read it."""
-    place = Path("/etc") if manager == "system" else folder_of("user").parents[1]
+    put(files, force=force)
     names = "AGENTQ_BROKER_PASSWORD and the graph's own keys" if app.has_password else "the graph's own keys"
-    say(f"  → Set {names} in {place}/agentq/bridge.env, which nobody else may read (chmod 600)")
+    tell_secrets(names, manager, "bridge")
+    start(manager, f"agentq-bridge@{coordinator}", now=now)

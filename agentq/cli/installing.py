@@ -61,6 +61,18 @@ def print_units(files: "Sequence[Unit]") -> None:
         echo(f"# {unit.path}\n{unit.text}")
 
 
+def put(files: "Sequence[Unit]", *, force: bool) -> None:
+    """Write units, unless they are there as they are; raises as `Unit.write`."""
+    for unit in files:
+        echo(f"{'wrote' if unit.write(force=force) else 'found'}  {unit.path}")
+
+
+def tell_secrets(names: str, manager: "Manager", kind: str) -> None:
+    """Say where to put what a unit of that kind does not hold, because others can read it."""
+    place = Path("/etc") if manager == "system" else folder_of("user").parents[1]
+    say(f"  → Set {names} in {place}/agentq/{kind}.env, which nobody else may read (chmod 600)")
+
+
 def must_run(manager: "Manager", otherwise: str) -> None:
     """Raise Unavailable where the manager does not run."""
     runs = Path("/run/systemd/system") if manager == "system" else Path(_runtime()) / "systemd" / "private"

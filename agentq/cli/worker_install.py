@@ -1,18 +1,29 @@
 """`agentq worker install`."""
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentq.cli.installing import Force, Now, RunAs, Whose, folder_of, host, manager_of, must_run, print_units, start
-from agentq.cli.terms import Runner, checked_name, echo, say, words
+from agentq.cli.installing import (
+    Force,
+    Now,
+    RunAs,
+    Whose,
+    folder_of,
+    host,
+    manager_of,
+    must_run,
+    print_units,
+    put,
+    start,
+    tell_secrets,
+)
+from agentq.cli.terms import Runner, checked_name, words
 
 if TYPE_CHECKING:
     from agentq.app import App
     from agentq.profile import Profile
-    from agentq.units import Manager
 
 
 def install(
@@ -37,16 +48,14 @@ def install(
     if dry_run:
         return print_units(files)
     must_run(manager, "agentq worker run NAME")
-    for unit in files:
-        echo(f"{'wrote' if unit.write(force=force) else 'found'}  {unit.path}")
-    _tell_secrets(app, profile, manager)
+    put(files, force=force)
+    if names := _secrets(app, profile):
+        tell_secrets(", ".join(names), manager, "worker")
     start(manager, f"agentq-worker@{name}", now=now)
 
 
-def _tell_secrets(app: "App", profile: "Profile", manager: "Manager") -> None:
-    """What the unit does not hold, because others can read it."""
+def _secrets(app: "App", profile: "Profile") -> list[str]:
+    """The variables that are needed here and are no one else's to read."""
     password = ["AGENTQ_BROKER_PASSWORD"] if app.has_password else []
-    names = [name for name in (*profile.runner.credentials, *profile.environment.let_through) if name in os.environ]
-    if names := [*password, *names]:
-        place = Path("/etc") if manager == "system" else folder_of("user").parents[1]
-        say(f"  → Set {', '.join(names)} in {place}/agentq/worker.env, which nobody else may read (chmod 600)")
+    named = (*profile.runner.credentials, *profile.environment.let_through)
+    return [*password, *(name for name in named if name in os.environ)]

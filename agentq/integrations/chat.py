@@ -32,11 +32,12 @@ from agentq.integrations.jobs import (
     unavailable,
 )
 from agentq.integrations.requests import Request, Requests, check_where, visible
-from agentq.integrations.threads import Mode
+from agentq.integrations.threads import COORDINATOR, MODES, TENANT, THREAD, Mode
 from agentq.messages import PRIORITIES, Completion, Envelope, Priority, explain, is_key
 
 LOG = logging.getLogger("agentq")
-MODES: tuple[str, ...] = (SILENT, "notify", "wake", "notify+wake")
+WAYS: tuple[str, ...] = (SILENT, *MODES)
+"""How the end of a job may be told."""
 LIMIT = 20
 WAIT_SECONDS, LONGEST_WAIT = 60.0, 600.0
 WAITED_FOR = 100
@@ -57,7 +58,7 @@ class Chat:
         self,
         desk: Desk,
         *,
-        coordinator: str = "chat",
+        coordinator: str = COORDINATOR,
         roles: Sequence[str] | None = None,
         mode: Mode = "notify",
         modes: Sequence[str] | None = None,
@@ -216,7 +217,7 @@ class Chat:
         envelope = visible(app, where, job_id)
         if envelope is None:
             return not_found(job_id)
-        if "thread" not in envelope.labels:
+        if THREAD not in envelope.labels:
             return refused(f"No chat has started {job_id}: a person has to cancel it.", job_id=job_id)
         try:
             manifest = app.hands.cancel(job_id, self.coordinator, reason)
@@ -237,8 +238,8 @@ class Chat:
         from agentq.ledger import Filter
 
         check_where(where)
-        own = f"thread={where.thread}" if scope == "conversation" else "thread"
-        labels = (own,) if where.tenant is None else (own, f"tenant={where.tenant}")
+        own = f"{THREAD}={where.thread}" if scope == "conversation" else THREAD
+        labels = (own,) if where.tenant is None else (own, f"{TENANT}={where.tenant}")
         asked = Filter(states=(state,) if state else (), labels=labels)
         said: list[str] = []
         limit = max(1, min(limit, LIST_LIMIT))
@@ -246,7 +247,7 @@ class Chat:
             found, before = [], None
             for _ in range(PAGES):
                 rows = ledger.tasks(asked, PAGE, before)
-                found += [row for row in rows if row.labels.get("tenant") == where.tenant and row.group is None]
+                found += [row for row in rows if row.labels.get(TENANT) == where.tenant and row.group is None]
                 if len(found) > limit or len(rows) < PAGE:
                     break
                 before = rows[-1].task_id
@@ -292,8 +293,8 @@ class Chat:
 def _check(coordinator: str, modes: Sequence[str], priority: str, limit: int) -> None:
     if not is_key(coordinator, 64):
         raise Invalid(f"{coordinator!r} is no name of a coordinator", hint="Letters, digits, '.', '_' and '-'.")
-    if unknown := [mode for mode in modes if mode not in MODES]:
-        raise Invalid(f"{unknown[0]!r} is no way to tell a thread", hint=f"One of: {', '.join(MODES)}.")
+    if unknown := [mode for mode in modes if mode not in WAYS]:
+        raise Invalid(f"{unknown[0]!r} is no way to tell a thread", hint=f"One of: {', '.join(WAYS)}.")
     if priority not in PRIORITIES:
         raise Invalid(f"{priority!r} is no priority", hint=f"One of: {', '.join(PRIORITIES)}.")
     if limit < 1:

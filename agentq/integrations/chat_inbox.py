@@ -6,26 +6,21 @@ import logging
 from collections.abc import Callable
 from contextlib import aclosing
 from datetime import datetime, timedelta
-from typing import get_args
 
 from agentq.app import App
 from agentq.engine import Page
 from agentq.errors import EngineUnavailable, NotFound
 from agentq.integrations.desk import Desk
 from agentq.integrations.notices import Job
-from agentq.integrations.threads import Mode, Thread
+from agentq.integrations.threads import COORDINATOR, MODES, NOTICE, TENANT, THREAD, Mode, Thread
 from agentq.messages import Envelope
 from agentq.observing.follower import follow
 from agentq.observing.watching import OUTCOMES
 from agentq.patience import repeated
 
 LOG = logging.getLogger("agentq")
-COORDINATOR = "chat"
-THREAD, TENANT, NOTICE = "thread", "tenant", "notice"
-"""The labels of a task that a chat thread asked for."""
 CLOCKS = timedelta(seconds=5)
 """By how much the clocks of those who tell the log may differ from this one without its first word being missed."""
-MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 class ChatInbox:

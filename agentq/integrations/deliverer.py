@@ -12,10 +12,10 @@ from datetime import datetime
 from functools import cached_property
 
 from agentq.errors import AgentqError, StoreUnavailable
-from agentq.integrations.chat_inbox import COORDINATOR, ChatInbox
+from agentq.integrations.chat_inbox import ChatInbox
 from agentq.integrations.desk import Desk
 from agentq.integrations.notices import CONFIRM_SECONDS, Bringer, Job, NoRoom, Passed, TextOf, Ways
-from agentq.integrations.threads import Thread, Threads
+from agentq.integrations.threads import COORDINATOR, Thread, Threads
 from agentq.messages import utc_now
 from agentq.patience import cancelled
 from agentq.turns import PATIENCE, Hold, Turns

@@ -14,6 +14,7 @@ from agentq.credentials import SECRETS
 from agentq.digest import check, digest, how_made
 from agentq.errors import AgentqError, EvidenceError, NotFound
 from agentq.harmless import one_line, visible_json
+from agentq.integrations.threads import TENANT, THREAD
 from agentq.lifecycle import Status
 from agentq.messages import ROUNDS_LIMIT, Completion, Name, Seconds, sha256_hex, shorten
 
@@ -56,7 +57,7 @@ class Where:
 
     def labels(self) -> dict[str, str]:
         """What every job of the thread is labelled with."""
-        return {"thread": self.thread} | ({} if self.tenant is None else {"tenant": self.tenant})
+        return {THREAD: self.thread} | ({} if self.tenant is None else {TENANT: self.tenant})
 
 
 def _digest(*parts: str | None) -> str:

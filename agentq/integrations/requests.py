@@ -13,6 +13,7 @@ from agentq.agents import Agents
 from agentq.app import App
 from agentq.errors import Invalid
 from agentq.integrations.jobs import SILENT, Bounds, Options, Task, Where, unknown
+from agentq.integrations.threads import NOTICE, TENANT
 from agentq.messages import Envelope, Priority, Review, explain, is_key, shorten
 from agentq.request import budget_of, is_url
 
@@ -35,7 +36,7 @@ class Request:
 def visible(app: App, where: Where, job_id: str) -> Envelope | None:
     """A job as registered; None for an unknown one, and for one of another tenant."""
     envelope = app.records.envelope(job_id) if is_key(job_id, 128) else None
-    return envelope if envelope and envelope.labels.get("tenant") == where.tenant else None
+    return envelope if envelope and envelope.labels.get(TENANT) == where.tenant else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ class Requests:
         return None if mode == SILENT else f"results.{self.coordinator}"
 
     def _labels(self, where: Where, mode: str) -> dict[str, str]:
-        told = {} if mode == SILENT else {"notice": mode}
+        told = {} if mode == SILENT else {NOTICE: mode}
         call = {"tool_call": shorten(where.tool_call, _LABEL_SHOWN)} if where.tool_call else {}
         return where.labels() | told | call
 

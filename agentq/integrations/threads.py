@@ -2,13 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from agentq.errors import AgentqError
 
 Mode = Literal["notify", "wake", "notify+wake"]
 """What a notice does: wait in the thread for the next turn, or have the thread run at once as well. A run that fails is
 tried again for `wake`, and left to the next turn for `notify+wake`."""
+
+MODES: tuple[Mode, ...] = get_args(Mode)
+COORDINATOR = "chat"
+"""Whose tasks the jobs of chats are, unless somebody says otherwise."""
+THREAD, TENANT, NOTICE = "thread", "tenant", "notice"
+"""The labels of a job that a chat thread asked for: the thread, its tenant, and the mode of its notice."""
 
 State = Literal["gone", "idle", "running", "interrupted", "unanswered"]
 

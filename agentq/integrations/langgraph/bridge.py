@@ -6,13 +6,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from agentq.app import App
-from agentq.integrations.chat_inbox import COORDINATOR
 from agentq.integrations.deliverer import Deliverer, Outcome, Pace
 from agentq.integrations.desk import Desk
 from agentq.integrations.jobs import DIGEST_CHARS, ended, text_of
 from agentq.integrations.langgraph.graphs import checked
 from agentq.integrations.langgraph.threads import TENANT_KEY, GraphThreads, RunConfig
-from agentq.integrations.threads import Thread
+from agentq.integrations.threads import COORDINATOR, Thread
 from agentq.messages import Completion
 from agentq.turns import PATIENCE, Hold
 

@@ -16,7 +16,7 @@ from agentq.integrations.chat import LIMIT, LISTED, WAIT_SECONDS, Chat, Scope
 from agentq.integrations.desk import Desk
 from agentq.integrations.jobs import DIGEST_CHARS, SILENT, Answer, Where, refused, text_of
 from agentq.integrations.langgraph.threads import TENANT_KEY
-from agentq.integrations.threads import Mode
+from agentq.integrations.threads import COORDINATOR, Mode
 from agentq.lifecycle import State
 from agentq.messages import Priority, explain, sha256_hex
 
@@ -184,7 +184,7 @@ def _unreadable(error: Any) -> str:
 def chat_tools(
     desk: Desk | None = None,
     *,
-    coordinator: str = "chat",
+    coordinator: str = COORDINATOR,
     roles: Sequence[str] | None = None,
     mode: Mode = "notify",
     modes: Sequence[str] | None = None,
