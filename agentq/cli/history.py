@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from agentq.cli.list import fields
 from agentq.cli.reading import Cached, known_task, ledger_of, plain
 from agentq.cli.terms import AsJson, Broker, Store, TaskId, command, echo, echo_json, one_line, span
 from agentq.messages import utc_now
+from agentq.standing import fields
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -18,7 +18,7 @@ from agentq.cli.terms import (
     past,
     say,
 )
-from agentq.standing import fields as fields
+from agentq.standing import fields
 
 app = command()
 

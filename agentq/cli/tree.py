@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentq.cli.list import fields
 from agentq.cli.reading import Cached, known_task, ledger_of
 from agentq.cli.terms import AsJson, Broker, Store, TaskId, command, echo, echo_json
+from agentq.standing import fields
 
 if TYPE_CHECKING:
     from agentq.ledger.tree import Node
