@@ -1,0 +1,127 @@
+// Charts in SVG: a line or bars over time, each with the same figures as a table for those who do not see it.
+
+import { h, svg } from "./dom.js";
+
+const WIDTH = 520;
+const HEIGHT = 170;
+const LEFT = 56;
+const BOTTOM = 22;
+const TOP = 10;
+const ROWS = 24;
+
+/** A chart of `series` [{name, values, kind: "a"|"b"|"c"}] over the moments `at`; null is unknown and leaves a hole.
+ *
+ * `bars` stacks them instead of drawing lines; `written` turns a value into words. */
+export function chart(name, at, series, { bars = false, written = String } = {}) {
+  const known = series.flatMap((one) => one.values).filter((value) => value !== null && value !== undefined);
+  const summary = h("p", { class: "dim chart-now" }, latest(series, written));
+  if (!known.length) return figure(name, h("p", { class: "dim" }, "Nothing is known of this time."), null, null);
+  const top = ceiling(bars ? stacked(series, at.length) : Math.max(...known));
+  const scale = { x: (index) => LEFT + (index * (WIDTH - LEFT - 8)) / Math.max(1, at.length - (bars ? 0 : 1)), y: (value) => TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM) };
+  const drawing = svg(
+    "svg",
+    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${name}: ${latest(series, written)}` },
+    grid(top, scale, written),
+    moments(at, scale),
+    bars ? barsOf(series, at, scale, written) : series.map((one) => line(one, scale)),
+  );
+  return figure(name, [series.length > 1 && legend(series), drawing], summary, figuresTable(name, at, series, written));
+}
+
+function figure(name, drawing, summary, numbers) {
+  return h("figure", { class: "chart card" }, h("figcaption", {}, name), summary, drawing, numbers);
+}
+
+function latest(series, written) {
+  return series.map((one) => `${one.name} ${lastKnown(one.values, written)}`).join(", ");
+}
+
+function lastKnown(values, written) {
+  const value = values.findLast((one) => one !== null && one !== undefined);
+  return value === undefined ? "unknown" : written(value);
+}
+
+function stacked(series, count) {
+  const sums = Array.from({ length: count }, (_, at) => series.reduce((sum, one) => sum + (one.values[at] ?? 0), 0));
+  return Math.max(...sums);
+}
+
+/** The next round number: what the axis ends with. */
+function ceiling(most) {
+  if (!(most > 0)) return 1;
+  const power = 10 ** Math.floor(Math.log10(most));
+  return [1, 2, 2.5, 5, 10].map((step) => step * power).find((step) => step >= most);
+}
+
+function grid(top, scale, written) {
+  return [0, 0.5, 1].map((part) => {
+    const y = scale.y(part * top);
+    return [
+      svg("line", { class: "grid", x1: LEFT, x2: WIDTH - 8, y1: y, y2: y }),
+      svg("text", { class: "tick end", x: LEFT - 6, y: y + 4 }, written(part * top)),
+    ];
+  });
+}
+
+function moments(at, scale) {
+  const last = at.length - 1;
+  const days = last > 0 && new Date(at[last]) - new Date(at[0]) > 36 * 3600 * 1000;
+  const how = days ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit" };
+  return [0, Math.floor(last / 2), last].map((index, place) =>
+    svg("text", { class: `tick ${["start", "middle", "end"][place]}`, x: scale.x(index), y: HEIGHT - 6 }, new Date(at[index]).toLocaleString([], how)),
+  );
+}
+
+function line({ values, kind }, scale) {
+  const runs = [[]];
+  values.forEach((value, index) => {
+    if (value === null || value === undefined) runs.push([]);
+    else runs.at(-1).push([scale.x(index), scale.y(value)]);
+  });
+  return runs.filter((run) => run.length).map((run) => {
+    const [[x, y]] = run;
+    if (run.length === 1) return svg("circle", { class: `dot series-${kind}`, cx: x, cy: y, r: 2.5 });
+    return svg("polyline", { class: `line series-${kind}`, points: run.map((point) => point.map((one) => one.toFixed(1)).join(",")).join(" ") });
+  });
+}
+
+function barsOf(series, at, scale, written) {
+  const width = Math.max(1, scale.x(1) - scale.x(0) - 1.5);
+  return at.map((moment, index) => {
+    let below = 0;
+    return series.map(({ name, values, kind }) => {
+      const value = values[index] ?? 0;
+      if (!value) return null;
+      const [y, base] = [scale.y(below + value), scale.y(below)];
+      below += value;
+      const what = svg("title", {}, `${new Date(moment).toLocaleString()}: ${name} ${written(value)}`);
+      return svg("rect", { class: `bar series-${kind}`, x: scale.x(index), y, width, height: Math.max(1, base - y) }, what);
+    });
+  });
+}
+
+function legend(series) {
+  return h("ul", { class: "legend" }, series.map((one) => h("li", {}, h("span", { class: `key series-${one.kind}`, "aria-hidden": "true" }), one.name)));
+}
+
+function figuresTable(name, at, series, written) {
+  const step = Math.ceil(at.length / ROWS);
+  const shown = at.map((_, index) => index).filter((index) => (at.length - 1 - index) % step === 0).reverse();
+  const cell = (value) => h("td", { class: "number" }, value === null || value === undefined ? "–" : written(value));
+  return h(
+    "details",
+    {},
+    h("summary", {}, "As a table"),
+    h(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": `${name} as a table` },
+      h(
+        "table",
+        {},
+        h("caption", { class: "unseen" }, name),
+        h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "At"), series.map((one) => h("th", { scope: "col", class: "number" }, one.name)))),
+        h("tbody", {}, shown.map((index) => h("tr", {}, h("th", { scope: "row" }, new Date(at[index]).toLocaleString()), series.map((one) => cell(one.values[index]))))),
+      ),
+    ),
+  );
+}

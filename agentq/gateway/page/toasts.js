@@ -1,0 +1,48 @@
+// What happened, said once, in a corner and to screen readers; errors stay until they are dismissed.
+
+import { h } from "./dom.js";
+
+const SECONDS = 6;
+const MOST = 4;
+
+/** Say that something was done. */
+export function say(text) {
+  show(h("p", {}, text), "status");
+}
+
+/** Say what went wrong: title, detail and hint of a Problem, or any error's message. */
+export function complain(error, doing = "") {
+  if (error?.name === "AbortError") return;
+  const title = error.title ?? "Something broke in this page";
+  show(
+    [
+      h("p", {}, h("strong", {}, doing ? `${doing}: ` : "", title)),
+      (error.detail ?? error.message) && h("p", {}, error.detail ?? error.message),
+      error.hint && h("p", { class: "hint" }, error.hint),
+    ],
+    "alert",
+  );
+  if (error.status === undefined) console.error(error);
+}
+
+/** A block that shows a Problem in the place of what could not be shown. */
+export function problem(error, again) {
+  return h(
+    "div",
+    { class: "problem", role: "alert" },
+    h("p", {}, h("strong", {}, error.title ?? "Something broke in this page")),
+    (error.detail ?? error.message) && h("p", {}, error.detail ?? error.message),
+    error.hint && h("p", { class: "hint" }, error.hint),
+    again && h("button", { type: "button", onclick: again }, "Try again"),
+  );
+}
+
+function show(content, role) {
+  const toast = h("div", { class: `toast ${role}` }, h("div", {}, content));
+  const dismiss = () => toast.remove();
+  toast.append(h("button", { type: "button", class: "quiet", "aria-label": "Dismiss", onclick: dismiss }, "×"));
+  const shelf = document.getElementById(role === "alert" ? "alerts" : "statuses");
+  shelf.append(toast);
+  while (shelf.children.length > MOST) shelf.firstElementChild.remove();
+  if (role === "status") setTimeout(dismiss, SECONDS * 1000);
+}
