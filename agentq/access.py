@@ -41,6 +41,7 @@ class Access:
         agents: Iterable[str],
         coordinators: Sequence[str] = (),
         observers: Sequence[str] = (),
+        gateways: Sequence[str] = (),
     ) -> None:
         if settings.broker[0].startswith("sqlite:"):
             raise Invalid(
@@ -50,7 +51,7 @@ class Access:
         self._settings = settings
         self.place = Place(_vhost(settings), settings.namespace)
         self.roles = roles(
-            settings.namespace, coordinators or (settings.coordinator,), agents, observers or (OBSERVER,)
+            settings.namespace, coordinators or (settings.coordinator,), agents, observers or (OBSERVER,), gateways
         )
 
     @property

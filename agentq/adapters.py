@@ -4,18 +4,20 @@ import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from agentq.config import S3Section, Settings, absolute
+from agentq.config import GatewaySection, S3Section, Settings, absolute
 from agentq.engine import Engine
 from agentq.errors import Invalid, StoreUnavailable
 from agentq.store import Store
 from agentq.tracing import Tracing, current, is_asked_for, is_decided, use
 
 
-def open_store(url: str, s3: S3Section) -> Store:
+def open_store(url: str, s3: S3Section, gateway: GatewaySection | None = None) -> Store:
     """The store behind a URL or a path; raises Invalid for a kind that does not exist."""
     scheme, found, rest = url.partition("://")
     if scheme == "s3" and found:
         return _open_s3(url, s3)
+    if scheme in ("http", "https") and found:
+        return _open_behind_gateway(url, gateway or GatewaySection())
     from agentq.stores.file import FileStore
 
     if not found:
@@ -23,7 +25,8 @@ def open_store(url: str, s3: S3Section) -> Store:
     if scheme == "file" and rest.removeprefix("localhost").startswith("/"):
         return FileStore(Path(unquote(rest.removeprefix("localhost"))))
     raise Invalid(
-        f"there is no store behind such {scheme}:// URLs", hint="Use a path, file:///path or s3://bucket/prefix."
+        f"there is no store behind such {scheme}:// URLs",
+        hint="Use a path, file:///path or s3://bucket/prefix; a gateway is named by AGENTQ_VIA.",
     )
 
 
@@ -33,13 +36,33 @@ def _open_s3(url: str, section: S3Section) -> Store:
     return S3Store(url, section)
 
 
+def _open_behind_gateway(url: str, section: GatewaySection) -> Store:
+    from agentq.remote import Remote
+    from agentq.stores.gateway import GatewayStore
+
+    return GatewayStore(Remote.at(url, section))
+
+
 def open_engine(settings: Settings) -> Engine:
     """The engine behind the settings' broker URLs; nothing is connected yet."""
+    if settings.broker[0].startswith(("wss:", "ws:")):
+        return _open_gateway(settings)
     if not settings.broker[0].startswith("sqlite:"):
         return _open_rabbitmq(settings)
     from agentq.engines.sqlite import Retention, SQLiteEngine
 
     return SQLiteEngine(Path(unquote(urlsplit(settings.broker[0]).path)), Retention(**settings.log.model_dump()))
+
+
+def _open_gateway(settings: Settings) -> Engine:
+    try:
+        from agentq.engines.gateway import GatewayEngine
+    except ImportError as error:
+        what = f"{settings.broker[0]} is a gateway, and what speaks to one is missing ({error.name})"
+        raise Invalid(what, hint="Install it: pip install 'agentq[gateway]'") from error
+    from agentq.remote import Remote
+
+    return GatewayEngine(Remote.at(settings.broker[0], settings.gateway))
 
 
 def _open_rabbitmq(settings: Settings) -> Engine:

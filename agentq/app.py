@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from agentq.papers import Claim
     from agentq.puller import Puller
     from agentq.rebuild import Rebuilt
+    from agentq.threads.memory import Memory
+    from agentq.threads.threads import Threads
     from agentq.transfer import Transfer
     from agentq.why import Queue, Why
     from agentq.worker import Worker
@@ -70,7 +72,7 @@ class App(Observer):
     def store(self) -> Store:
         """The store."""
         self._make_data_folder(self.settings.store)
-        return self.watch(open_store(self.settings.store, self.settings.s3))
+        return self.watch(open_store(self.settings.store, self.settings.s3, self.settings.gateway))
 
     @cached_property
     def records(self) -> Records:
@@ -103,6 +105,18 @@ class App(Observer):
     def agents(self) -> Agents:
         """The agents that there are."""
         return Agents(self.settings)
+
+    @cached_property
+    def threads(self) -> "Threads":
+        """The threads, and what agents are asked in them."""
+        return self.threads_over(self.records, self._released)
+
+    def threads_over(self, records: Records, released: list[Envelope], memory: "Memory | None" = None) -> "Threads":
+        """The same, with what is told and what is to be handed to the engine left elsewhere."""
+        from agentq.threads.threads import Threads
+
+        coordinator = Coordinator(records, is_gone=_is_orphaned, released=released)
+        return Threads(records, self.agents, lambda request: coordinator.register(request).publish, released, memory)
 
     @cached_property
     def dead_letters(self) -> "DeadLetters":
@@ -231,7 +245,7 @@ class App(Observer):
         from agentq.proof import prove
         from agentq.transfer import Transfer
 
-        target = Records(open_store(to, self.settings.s3))
+        target = Records(open_store(to, self.settings.s3, self.settings.gateway))
         if not dry_run:
             prove(target.store)
         return Transfer(self.records, target, by=by or self.settings.coordinator, progress=progress)
@@ -350,6 +364,7 @@ class App(Observer):
 
         profile = find_profile(name, self.settings).run_by(tuple(runner))
         profile = profile.keeping() if keep else profile
+        profile = profile.far_away() if self.settings.via else profile
         agent, verifier = make_runners(profile)
         signer, senders = of_worker(self.keyring, profile)
         records = Records(self.store, signer, self._journal)

@@ -48,21 +48,24 @@ class Artifacts:
             name=name, ref=self._store.ref(key), sha256=sha256, bytes=size, media_type=media_type, made_by=made_by
         )
 
-    def check(self, artifact: Artifact) -> None:
-        """Raise EvidenceError unless the artifact is there with its digest; memory does not grow with its size."""
-        digest = hashlib.sha256()
-        with self._stream(artifact) as stream:
+    def check(self, artifact: Artifact) -> int:
+        """The artifact's size in bytes; raises EvidenceError unless it is there with its digest. Memory does not grow
+        with its size."""
+        digest, size = hashlib.sha256(), 0
+        with self.open(artifact) as stream:
             while chunk := stream.read(CHUNK):
                 digest.update(chunk)
+                size += len(chunk)
         if digest.hexdigest() != artifact.sha256:
-            raise _altered(artifact)
+            raise altered(artifact)
+        return size
 
     def read(self, artifact: Artifact) -> bytes:
         """The artifact's content, checked against its digest; raises EvidenceError."""
-        with self._stream(artifact) as stream:
+        with self.open(artifact) as stream:
             data = stream.read()
         if sha256_hex(data) != artifact.sha256:
-            raise _altered(artifact)
+            raise altered(artifact)
         return data
 
     def key(self, ref: str, task_id: str) -> str | None:
@@ -76,7 +79,8 @@ class Artifacts:
                 self._store.ref(key)  # raises Invalid for what is none
         return key
 
-    def _stream(self, artifact: Artifact) -> BinaryIO:
+    def open(self, artifact: Artifact) -> BinaryIO:
+        """A stream over its content, which nobody has checked yet; the caller closes it. Raises EvidenceError."""
         owner = task_in(artifact.ref)
         key = self.key(artifact.ref, owner) if owner else self._store.key(artifact.ref)
         stream = self._store.open(key) if key else None
@@ -108,7 +112,8 @@ def was_collected(task_id: str, collected: Collected) -> EvidenceError:
     )
 
 
-def _altered(artifact: Artifact) -> EvidenceError:
+def altered(artifact: Artifact) -> EvidenceError:
+    """The error for whoever needs a piece of evidence that is not what its result names."""
     return EvidenceError(
         f"{artifact.name} is not what the result names: {artifact.ref} was altered",
         hint="Do not use it. The digest in the manifest is of what the worker delivered.",

@@ -33,6 +33,7 @@ from agentq.runner import Ended, Job, Ran, Runner
 from agentq.sessions import Sessions
 from agentq.surroundings import credentials, surroundings
 from agentq.telling.attempt import Telling
+from agentq.telling.reply import reply_of
 from agentq.tracing import Span, current
 from agentq.verdict import Settle, Start, Verdict
 from agentq.workplace import Workplace
@@ -90,6 +91,7 @@ class AttemptRun:
         self._listening: asyncio.Task[None] | None = None
         limits = bench.profile.limits
         self.telling = Telling(bench.records.journal, self._envelope.task_id, self._number, bench.profile.agent, limits)
+        self._reply = reply_of(self._envelope, bench.profile, self._scratch.output, self.telling)
         self.keeper = Keeper(bench.records, bench.engine, limits, start, delivery)
 
     async def run(self) -> Verdict:
@@ -132,10 +134,11 @@ class AttemptRun:
             log.warning("%s: attempt %d: %s", self._envelope.task_id, self._number, unbounded)
             self.telling.progress(unbounded)
         self.telling.progress("agent started")
-        try:
-            return await self._run(job)
-        finally:
-            self.telling.end()
+        async with self._reply.followed():
+            try:
+                return await self._run(job)
+            finally:
+                self.telling.end()
 
     async def _run(self, job: Job) -> Ran:
         """Run the agent; one whose conversation is gone begins another one."""
@@ -178,6 +181,7 @@ class AttemptRun:
             doing=lambda words: self.telling.progress(masked(words)),
             spent=self._spends,
             met=self._place.meets,
+            answers=self._reply.hear if self._reply.expected else None,
             session=self._place.session,
         )
 
@@ -282,7 +286,9 @@ class AttemptRun:
         if evidence.faults:
             reason = f"the agent said it was done, but {evidence.in_words()}"
             return await self._end(reason, evidence, retry_at=self._next_try())
-        return await self._commit("completed", evidence, summary, verified=True, verdict=evidence.verdict)
+        return await self._commit(
+            "completed", evidence, summary, verified=True, verdict=evidence.verdict, decided=evidence.decided
+        )
 
     async def _commit(
         self,

@@ -15,8 +15,11 @@ from agentq.messages import Name, Seconds
 from agentq.tomlfile import Section, place_of, text_of, validated, values_of
 
 FILE_NAME = "agentq.toml"
-FROM_ENVIRONMENT = ("broker", "store", "namespace", "coordinator", "workers", "data", "keys")
+FROM_ENVIRONMENT = ("broker", "store", "via", "namespace", "coordinator", "workers", "data", "keys")
 LOGIN_FROM_ENVIRONMENT = ("user", "password", "vhost")
+TOKEN_FROM_ENVIRONMENT = ("token", "token_file")
+
+_GATEWAY = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+(/[A-Za-z0-9._~-]+)*/?")
 
 
 class RabbitMQSection(Section):
@@ -46,6 +49,19 @@ class S3Section(Section):
     retry_seconds: Seconds = 10.0
 
 
+class GatewaySection(Section):
+    """How to reach a gateway: the token, in a file that nobody else reads or in the environment, and whose certificates
+    are trusted; and how much a gateway here lets others upload at once. Times are seconds."""
+
+    token: SecretStr | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    verify: bool = True
+    timeout: Seconds = 10.0
+    retry_seconds: Seconds = 10.0
+    upload_bytes: Annotated[int, Field(ge=1_000_000)] = 4 << 30
+
+
 class LogSection(Section):
     """How long the log and what agents print are kept: what is older, or too much, goes, oldest first."""
 
@@ -60,6 +76,7 @@ class Settings(Section):
 
     broker: Annotated[tuple[str, ...], Field(min_length=1)]
     store: Annotated[str, Field(min_length=1)]
+    via: str | None = None
     namespace: Name = "agentq"
     coordinator: Name = "coordinator"
     agents: tuple[Name, ...] = ()
@@ -71,6 +88,7 @@ class Settings(Section):
     umask: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "077"
     rabbitmq: RabbitMQSection = RabbitMQSection()
     s3: S3Section = S3Section()
+    gateway: GatewaySection = GatewaySection()
     log: LogSection = LogSection()
     source: str = "defaults"
 
@@ -83,23 +101,36 @@ class Settings(Section):
     @classmethod
     def _one_engine(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
         kinds = {_engine_of(url) for url in urls}
-        if len(kinds) > 1 or (kinds == {"sqlite"} and len(urls) > 1):
+        if len(kinds) > 1 or (kinds != {"rabbitmq"} and len(urls) > 1):
             raise ValueError("several URLs must all be amqp:// or amqps://")
         return urls
 
+    @field_validator("via")
+    @classmethod
+    def _a_gateway(cls, via: str | None) -> str | None:
+        if via is not None and not _names_a_gateway(via):
+            raise ValueError("write https://host:port, and no user, password or query")
+        return via and via.rstrip("/")
 
-def _engine_of(url: str) -> Literal["rabbitmq", "sqlite"]:
+
+def _engine_of(url: str) -> Literal["rabbitmq", "sqlite", "gateway"]:
     """Which engine a URL names; a ValueError says what is wrong with it and repeats nothing of it."""
     scheme = url.partition("://")[0]
     if scheme == "sqlite":
         if not re.match(r"sqlite:///[^?#]", url):
             raise ValueError("a SQLite URL has an absolute path: sqlite:///path/queue.db")
         return "sqlite"
+    if scheme in ("ws", "wss") and _names_a_gateway(url.replace("ws", "http", 1)):
+        return "gateway"
     if scheme not in ("amqp", "amqps"):
         raise ValueError("no engine has such a URL; use amqp://, amqps:// or sqlite:///")
     if not _names_a_host(url):
         raise ValueError("write amqp://user@host:port/vhost, with special characters of the password as %xx")
     return "rabbitmq"
+
+
+def _names_a_gateway(url: str) -> bool:
+    return _GATEWAY.fullmatch(url) is not None and _names_a_host(url)
 
 
 def _names_a_host(url: str) -> bool:
@@ -119,12 +150,21 @@ def load_settings(
     text = text_of(path) if path else ""
     values: dict[str, Any] = _relative_to(path.parent, values_of(text, path)) if path else {}
     values |= _from_environment(environ, values) | given
+    values |= {key: url for key, url in _behind(values.get("via")).items() if key not in given}
     values["source"] = str(path or "defaults")
 
     def where(keys: list[str]) -> str:
         return _flag_or_variable(keys, given, environ) or place_of(path, text, keys)
 
     return validated(Settings, _with_defaults(values, environ), where)
+
+
+def _behind(via: object) -> dict[str, Any]:
+    """The engine and the store that one reaches through a gateway, whatever else a file or a variable names."""
+    if not isinstance(via, str) or not _names_a_gateway(via):
+        return {}  # nothing, or what will be refused
+    whole = via.rstrip("/")
+    return {"broker": f"{whole.replace('http', 'ws', 1)}/engine", "store": f"{whole}/store"}
 
 
 def _with_defaults(values: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
@@ -162,6 +202,8 @@ def _flag_or_variable(keys: list[str], given: Mapping[str, Any], environ: Mappin
         name = f"AGENTQ_{keys[0].upper()}"
     elif keys[-1] in LOGIN_FROM_ENVIRONMENT:
         name = f"AGENTQ_BROKER_{keys[-1].upper()}"
+    elif keys[-1] in TOKEN_FROM_ENVIRONMENT:
+        name = f"AGENTQ_GATEWAY_{keys[-1].upper()}"
     else:
         return None
     return name if environ.get(name) else None
@@ -185,6 +227,12 @@ def _from_environment(environ: Mapping[str, str], values: Mapping[str, Any]) -> 
     if login := _set_ones(environ, "AGENTQ_BROKER_", LOGIN_FROM_ENVIRONMENT):
         section = values.get("rabbitmq")
         found["rabbitmq"] = (section if isinstance(section, dict) else {}) | login
+    if brought := _set_ones(environ, "AGENTQ_GATEWAY_", TOKEN_FROM_ENVIRONMENT):
+        section = values.get("gateway")
+        others = (
+            {k: v for k, v in section.items() if k not in TOKEN_FROM_ENVIRONMENT} if isinstance(section, dict) else {}
+        )
+        found["gateway"] = others | brought
     return found
 
 
@@ -198,9 +246,9 @@ def _relative_to(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     store = values.get("store")
     if isinstance(store, str) and store and "://" not in store:
         anchored["store"] = str(folder / store)
-    for name in ("rabbitmq", "s3"):
+    for name in ("rabbitmq", "s3", "gateway"):
         if isinstance(values.get(name), dict):
-            anchored[name] = _anchored(folder, values[name], "ca_file", "cert_file", "key_file")
+            anchored[name] = _anchored(folder, values[name], "ca_file", "cert_file", "key_file", "token_file")
     return anchored
 
 

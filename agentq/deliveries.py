@@ -19,7 +19,7 @@ async def carry_out(
     delivery: Delivery,
     engine: Engine,
     journal: Journal,
-    settle: Callable[[Completion], Awaitable[None]],
+    settle: Callable[[Completion], Awaitable[object]],
 ) -> None:
     """Do what was decided, then let go of the delivery; safe to repeat. Raises EngineUnavailable."""
     if isinstance(verdict, Refuse):

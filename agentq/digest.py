@@ -63,6 +63,9 @@ def digest(
     if manifest.reason:
         yield f"reason {REASON}:"  # an agent may have written it
         yield quoted(one_line(manifest.reason))
+    if manifest.decided:
+        yield f"decided: {manifest.decided.decision}, because {REASON}:"
+        yield quoted(one_line(manifest.decided.why))
     if took := _took(manifest.usage):
         yield f"took {'at least ' if manifest.usage.at_least else ''}{took}"
     yield from _words(coordinator, manifest, None if gone else manifest.artifact("report"), limit, reading)

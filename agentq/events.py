@@ -1,4 +1,7 @@
-"""What the log holds: one event for each step of a task or a worker, told by whoever took it. The log never decides."""
+"""What the log holds: one event for each step of a task, a worker or a thread, told by whoever took it.
+
+The log never decides.
+"""
 
 from typing import Any, Literal, get_args
 
@@ -17,6 +20,7 @@ TaskKind = Literal[
     "claimed",
     "progress",
     "output",
+    "reply",
     "attempt_ended",
     "cancel_requested",
     "completed",
@@ -27,11 +31,15 @@ TaskKind = Literal[
     "settled",
 ]
 WorkerKind = Literal["worker_up", "worker_heartbeat", "worker_draining", "worker_down"]
-Kind = TaskKind | WorkerKind
+ThreadKind = Literal["thread_opened", "message_posted", "message_ended", "description_changed", "proposal_declined"]
+Kind = TaskKind | WorkerKind | ThreadKind
 TASK_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
 WORKER_KINDS: tuple[WorkerKind, ...] = get_args(WorkerKind)
+THREAD_KINDS: tuple[ThreadKind, ...] = get_args(ThreadKind)
 OUTPUT: Kind = "output"
-"""The one kind that is kept in a log of its own, for a shorter time."""
+REPLY: Kind = "reply"
+SPOKEN: tuple[Kind, ...] = (OUTPUT, REPLY)
+"""What agents print and what they answer, as it comes: kept in a log of its own, for a shorter time."""
 EVENT_LIMIT = 64 * 1024
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from agentq.commit import REPORT
 from agentq.errors import Invalid
 from agentq.harmless import one_line
-from agentq.messages import SUMMARY_LIMIT, Artifact, Decision, shorten
+from agentq.messages import SUMMARY_LIMIT, Artifact, Chosen, Decision, shorten
 from agentq.proposal import PROPOSAL
 from agentq.quota import Quota
 from agentq.records import Records
@@ -39,6 +39,8 @@ class Evidence:
     """Why there is no artifact of that name, where that is known."""
     verdict: Decision | None = None
     """What the review came to, when one was asked for and brought."""
+    decided: Chosen | None = None
+    """What the agent decided to do, when an answer was asked for and brought."""
 
     def of(self, name: str) -> Artifact | None:
         """The artifact of that name."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from agentq.artifacts import evidence_prefix
 from agentq.commit import REPORT
+from agentq.decided import ANSWER, DECISION, DECISION_LIMIT, read_decided
+from agentq.decided import SHAPE as DECISION_SHAPE
 from agentq.errors import Invalid
 from agentq.evidence import (
     PATCH,
@@ -23,7 +25,7 @@ from agentq.evidence import (
     summary_from,
 )
 from agentq.judgement import SHAPE, VERDICT, VERDICT_LIMIT, read_judgement
-from agentq.messages import Envelope
+from agentq.messages import Artifact, Envelope
 from agentq.papers import Proposal
 from agentq.patience import patiently
 from agentq.profile import Profile
@@ -114,15 +116,44 @@ class Gathering:
         collector.add_output(self._scratch.output, self._reserved())
         evidence, asked = collector.evidence, self._asked()
         evidence.lacks[VERDICT] = f"write {SHAPE} to {VERDICT}.json"
+        evidence.lacks[DECISION] = f"write {DECISION_SHAPE} to {DECISION}.json"
+        evidence.lacks[ANSWER] = f"write it to {ANSWER}.md, or as the text of {DECISION}.json"
         summary = self._summary(evidence, proposal, ran)
-        report = report_text(evidence, ran.final_text, summary)
-        if report:
-            collector.add(REPORT, report, suffix=".md", made_by="agent")
-        self._add_sections(collector, asked)
+        self._add_report(collector, self._text(evidence.of(ANSWER)) or ran.final_text, summary)
+        if DECISION in asked:
+            self._add_sections(collector, (*asked, ANSWER))
+            asked = (*asked, ANSWER)
+            self._decide(collector, ran)
+            answer = self._text(evidence.of(ANSWER))
+            summary = summary or summary_from([answer])
+            self._add_report(collector, answer, summary)
+        else:
+            self._add_sections(collector, asked)
         evidence.require((REPORT, *asked))
         if VERDICT in asked:
             self._judge(evidence)
         return evidence, summary
+
+    def _add_report(self, collector: Collector, text: str, summary: str) -> None:
+        if report := report_text(collector.evidence, text, summary):
+            collector.add(REPORT, report, suffix=".md", made_by="agent")
+
+    def _decide(self, collector: Collector, ran: Ran) -> None:
+        """Take the agent's decision for its word, and its answer from wherever it stands; a decision that is none is a
+        fault that says how it should be."""
+        evidence = collector.evidence
+        if not (found := evidence.of(DECISION)):
+            return
+        try:
+            if found.bytes > DECISION_LIMIT:
+                raise Invalid(f"the decision has {found.bytes} bytes, {DECISION_LIMIT} is the limit")
+            decided = read_decided(self._records.artifacts.read(found))
+        except Invalid as error:
+            evidence.faults.append(str(error))
+            return
+        evidence.decided = decided.chosen
+        if not evidence.of(ANSWER) and (text := decided.answer(ran.final_text)):
+            collector.add(ANSWER, f"{text}\n".encode(errors="replace"), suffix=".md", made_by="agent")
 
     def _judge(self, evidence: Evidence) -> None:
         """Take the verdict of a review for its word; one that is none is a fault that says how it should be."""
@@ -154,12 +185,12 @@ class Gathering:
                 collector.add(name, f"{section}\n".encode(), suffix=".md", made_by="agent")
 
     def _summary(self, evidence: Evidence, proposal: Proposal | None, ran: Ran) -> str:
-        texts = [proposal.summary] if proposal else []
-        for name in (SUMMARY, REPORT):
-            artifact = evidence.of(name)
-            if artifact:
-                texts.append(self._records.artifacts.read(artifact).decode(errors="replace"))
-        return summary_from([*texts, ran.final_text])
+        said = [proposal.summary] if proposal else []
+        files = [self._text(evidence.of(name)) for name in (SUMMARY, REPORT, ANSWER)]
+        return summary_from([*said, *files, ran.final_text])
+
+    def _text(self, artifact: Artifact | None) -> str:
+        return self._records.artifacts.read(artifact).decode(errors="replace") if artifact else ""
 
 
 _DAEMONS = frozenset({PATCH, TEST_OUTPUT, TRANSCRIPT, UNDONE})

@@ -47,13 +47,19 @@ def ask_members(records: Records, group: Envelope, cancel: Cancel) -> None:
 
 def conclude(records: Records, group: Envelope) -> Completion | None:
     """Commit a group all of whose tasks have ended; of several hands that do so the first one holds."""
+    end = conclusion(records, group)
+    return commit(records, end) if end else None
+
+
+def conclusion(records: Records, group: Envelope) -> Completion | None:
+    """How a group ends, the same for every hand that looks, its report put down; None while not all of it has ended."""
     ended = []
     for task in reversed(group.plan):  # the last ones end last
         manifest = records.manifest(task.task_id)
         if manifest is None:
             return None
         ended.append(manifest)
-    return commit(records, _completion(records, group, list(reversed(ended))))
+    return _completion(records, group, list(reversed(ended)))
 
 
 def _completion(records: Records, group: Envelope, ended: Sequence[Completion]) -> Completion:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from agentq.errors import AgentqError, EngineUnavailable
-from agentq.events import OUTPUT, Event
+from agentq.events import SPOKEN, Event
 
 if TYPE_CHECKING:
     import asyncio
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from agentq.engine import Engine
 
 LIMIT = 10_000
-"""How many events are kept while no engine takes them: what agents printed goes first, then the oldest."""
+"""How many events are kept while no engine takes them: what agents print and answer goes first, then the oldest."""
 BATCH = 500
 SECONDS = 3.0
 """How long a step waits at the most for the log to take what led to it."""
@@ -105,7 +105,7 @@ class Journal:
     def _shed(self) -> None:
         if len(self._events) <= LIMIT:
             return
-        kept = [event for event in self._events if event.kind != OUTPUT][-LIMIT:]
+        kept = [event for event in self._events if event.kind not in SPOKEN][-LIMIT:]
         self.dropped += len(self._events) - len(kept)
         self._events = deque(kept)
         if not self._is_shedding:

@@ -1,15 +1,13 @@
 """What a review says, as its agent writes it to verdict.json: a verdict, and the findings that it comes from."""
 
-import json
-import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from agentq.errors import Invalid
+from agentq.agent_json import read_agent_json
 from agentq.harmless import one_line
-from agentq.messages import Decision, explain, shorten
+from agentq.messages import Decision, shorten
 
 VERDICT = "verdict"
 """The artifact that a review brings."""
@@ -18,7 +16,6 @@ SHAPE = (
     '{"verdict": "approve" | "request-changes", "findings": [{"what": "…", "file": "…", "line": 1,'
     ' "severity": "blocker" | "major" | "minor"}]}'
 )
-_FENCED = re.compile(r"\A\s*```[a-z]*\n(.*?)\n```\s*\Z", re.DOTALL)
 
 
 class Finding(BaseModel):
@@ -61,13 +58,4 @@ class Judgement(BaseModel):
 def read_judgement(data: bytes) -> Judgement:
     """What a verdict.json says, also one fenced as a report does it; raises Invalid with what is wrong, and the shape
     that it should have."""
-    if len(data) > VERDICT_LIMIT:
-        raise Invalid(f"the verdict has {len(data)} bytes, {VERDICT_LIMIT} is the limit")
-    try:
-        text = data.decode()
-        fenced = _FENCED.match(text)
-        return Judgement.model_validate(json.loads(fenced[1] if fenced else text))
-    except ValidationError as error:
-        raise Invalid(f"the verdict is not as it should be: {explain(error)}; write {SHAPE}") from error
-    except (ValueError, RecursionError) as error:
-        raise Invalid(f"the verdict is no JSON in UTF-8: {one_line(str(error))}; write {SHAPE}") from error
+    return read_agent_json(data, Judgement, what="verdict", limit=VERDICT_LIMIT, shape=SHAPE)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
-from agentq.messages import Completion, Envelope, Message, Outcome, Usage, sha256_hex
+from agentq.messages import Chosen, Completion, Envelope, Message, Outcome, Usage, sha256_hex
 from agentq.papers import Approval, Attempt, Cancel, Claim, Collected, Demand, Move, Release, Seal
 
 NEEDS = "it needs "
@@ -160,6 +160,7 @@ class Status(Message):
     renewed_at: datetime | None = None
     reason: str | None = None
     summary: str | None = None
+    decided: Chosen | None = None
     result_ref: str | None = None
     verified: bool | None = None
     unverified_because: str | None = None
@@ -276,6 +277,7 @@ def _ended(completion: Completion) -> dict[str, object]:
         "worker": completion.from_,
         "reason": completion.reason,
         "summary": completion.summary,
+        "decided": completion.decided,
         "result_ref": completion.result_ref,
         "verified": completion.verified,
         "finished_at": completion.finished_at,

@@ -35,6 +35,7 @@ PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 Outcome = Literal["completed", "failed", "cancelled", "expired"]
 Stopped = Literal["proven", "presumed"]
 Decision = Literal["approve", "request-changes"]
+Choice = Literal["answer", "refine", "report-status", "act", "decline"]
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _OF_A_TASK = re.compile(r"(?:^|/)(?:artifacts/([^/]+)/.+|(?:tasks|results)/([^/]+)\.(?:md|json))$")
@@ -280,6 +281,13 @@ def total(usages: Sequence[Usage]) -> Usage:
     return Usage(**sums, at_least=unsure or None)
 
 
+class Chosen(Message):
+    """What an agent that was asked for an answer decided to do, and why, in its words."""
+
+    decision: Choice
+    why: str
+
+
 class Completion(Message):
     """How a task ended: the manifest in the store and the notice to the coordinator are both this.
 
@@ -287,7 +295,7 @@ class Completion(Message):
     `given_up` says that agentq failed it (attempts used up, or nothing may run it), so that it is dead-lettered.
     `envelope_sha256` is the digest of the registered envelope that it answers, `signature` covers all but itself;
     `traceparent` is the W3C trace context of the attempt that it comes from, else of the task.
-    `verdict` is what a review came to, when one was asked for.
+    `verdict` is what a review came to, and `decided` what an agent decided to do, when one was asked for.
     Of a cancelled attempt `stopped` says whether its process tree is proven gone, `stop_seconds` how long that took.
     """
 
@@ -304,6 +312,7 @@ class Completion(Message):
     reason: str | None = None
     verified: bool = False
     verdict: Decision | None = None
+    decided: Chosen | None = None
     given_up: bool = False
     stopped: Stopped | None = None
     stop_seconds: float | None = None

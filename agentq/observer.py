@@ -59,8 +59,13 @@ class Observer:
     def _shelf(self) -> "Shelf":
         from agentq.ledger import Shelf
 
+        return Shelf(self.settings.data / "ledgers", self.log_name)
+
+    @property
+    def log_name(self) -> str:
+        """What files are called that are read models of these settings' log."""
         where = (*self.passwordless_broker, self.settings.rabbitmq.vhost or "", self.settings.namespace)
-        return Shelf(self.settings.data / "ledgers", sha256_hex("\n".join(where).encode())[:16])
+        return sha256_hex("\n".join(where).encode())[:16]
 
     def ledger(self, say: Callable[[str], object], *, damaged: bool = False) -> "Ledger":
         """The ledger as it is; says when it had to be made anew, as one found `damaged` has. Raises Unavailable."""

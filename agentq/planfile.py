@@ -102,11 +102,6 @@ def _said(hint: _Hint) -> str:
     return hint if isinstance(hint, str) else hint()
 
 
-def name_of(source: Path | bytes) -> str:
-    """What to call a source in words."""
-    return str(source) if isinstance(source, Path) else "standard input"
-
-
 def _place(file: str, line: int) -> str:
     return f"{file}, line {line}" if line else file
 

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from agentq.context import Context, context_at, read_context
 from agentq.errors import Invalid
-from agentq.messages import Envelope, is_key
-from agentq.planfile import PLAN_LIMIT, Faults, Node, name_of, parse
+from agentq.messages import Envelope, is_key, task_in
+from agentq.planfile import PLAN_LIMIT, Faults, Node, parse
 from agentq.request import DO_CONTEXT, ahead, budget_of, fit, is_url, moment, seconds
 from agentq.store import Store
 
@@ -73,16 +73,20 @@ def read_plan(
     check_target: Callable[[str, str], None],
     plan_id: str | None = None,
     allow_secrets: bool = True,
+    is_ours: bool = True,
+    called: str = "standard input",
 ) -> Planned:
     """Read a plan from a file or from its content; raises Invalid with all that is wrong, and writes nothing.
 
     Unless secrets are allowed, what looks like a credential in the file is wrong too. Paths in it are relative to the
-    file. `plan_id` holds over its own; `check_target` raises Invalid for an agent and a type that cannot be.
+    file. `plan_id` holds over its own; `check_target` raises Invalid for an agent and a type that cannot be. One that
+    is not ours, but came from another machine, may name no file of this one, and no paper but a task's. Content that is
+    no file is `called` so in words.
     """
-    faults = Faults(name_of(source))
+    faults = Faults(str(source) if isinstance(source, Path) else called)
     root = parse(source, faults, allow_secrets=allow_secrets)
     folder = source.parent if isinstance(source, Path) else Path()
-    return _Reader(store, folder, coordinator, check_target, faults, root, plan_id).read()
+    return _Reader(store, folder, coordinator, check_target, faults, root, plan_id, is_ours).read()
 
 
 # ---------------------------------------------------------------------- values
@@ -129,6 +133,7 @@ class _Reader:
     faults: Faults
     root: Node
     given_id: str | None
+    is_ours: bool = True
     needs: dict[str, list[str]] = field(default_factory=dict)
     contexts: dict[str, bytes] = field(default_factory=dict)
 
@@ -257,10 +262,13 @@ class _Reader:
         text = node.text()
         if not text.strip():
             raise Invalid("it is empty", hint="Name a folder on the worker's machine, or a URL.")
-        return text if is_url(text) else str(self._on_path(text, Path.resolve))
+        is_elsewhere = is_url(text) or (text.startswith("/") and not self.is_ours)
+        return text if is_elsewhere else str(self._on_path(text, Path.resolve))
 
     def _on_path(self, text: str, act: Callable[[Path], T]) -> T:
         """What comes of a path that is relative to the file."""
+        if not self.is_ours:
+            raise Invalid("there is no such path where this plan is read", hint="Write the text itself, or a URL.")
         try:
             return act(self.folder / Path(text).expanduser())
         except (OSError, ValueError, RuntimeError) as error:
@@ -322,6 +330,8 @@ class _Reader:
             with self.faults.of(nodes[key]):
                 if key == "file":
                     return self._on_path(values[key], lambda path: read_context(self.store, path))
+                if not self.is_ours and task_in(values[key]) is None:
+                    raise Invalid(f"{values[key]} is no task's", hint="Give the ref of a task's paper or evidence.")
                 return context_at(self.store, values[key])
         return None
 

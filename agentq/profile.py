@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from agentq.config import Settings
 from agentq.errors import Invalid, NotFound
-from agentq.messages import Name, Seconds
+from agentq.messages import LONGEST_SECONDS, Name, Seconds
 from agentq.runner_sections import CommandSection, RunnerSection, as_written, section_for
 from agentq.tomlfile import Section, place_of, text_of, validated, values_of
 
@@ -36,7 +36,8 @@ class EvidenceSection(Section):
 
 class LimitsSection(Section):
     """How long, how much and how many at once. Times are seconds; `attempt_bytes` bounds all that an attempt leaves,
-    `live_bytes` what of its output goes into the log, `max_cost_usd` and `max_tokens` all attempts of a task."""
+    `live_bytes` what of its output goes into the log, `max_cost_usd` and `max_tokens` all attempts of a task.
+    `away_seconds` is how long the line to a gateway may be cut before a running attempt is taken over."""
 
     timeout_seconds: Seconds = 7200.0
     silence_seconds: Seconds | None = None
@@ -51,6 +52,7 @@ class LimitsSection(Section):
     drain_seconds: Seconds | None = None
     lease_seconds: Seconds = 20.0
     renew_seconds: Seconds = 5.0
+    away_seconds: Annotated[float, Field(ge=0, le=LONGEST_SECONDS)] = 90.0
     sweep_seconds: Seconds = 30.0
     look_seconds: Seconds = 0.5
     heartbeat_seconds: Seconds = 10.0
@@ -115,6 +117,11 @@ class Profile(Section):
     def keeping(self) -> "Profile":
         """The same worker, which leaves what its attempts leave on the machine."""
         return self.model_copy(update={"workspace": self.workspace.model_copy(update={"keep": True})})
+
+    def far_away(self) -> "Profile":
+        """The same worker over a gateway: cut off is not dead, so its leases are as much longer as it may be away."""
+        lease = self.limits.lease_seconds + self.limits.away_seconds
+        return self.model_copy(update={"limits": self.limits.model_copy(update={"lease_seconds": lease})})
 
     def run_by(self, words: tuple[str, ...]) -> "Profile":
         """The same worker with another agent, as `--runner` says: a kind by its name, or a command; as it is without

@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from string import Template
 
+from agentq.decided import DECISION, SHAPE
 from agentq.errors import Invalid
 from agentq.handover import Handover, Piece
 from agentq.harmless import one_line
@@ -67,6 +68,7 @@ def _workspace(workdir: Path, notes: Iterable[str]) -> str:
 
 def _expected(names: list[str], output: Path) -> str:
     wanted = f" Expected: {', '.join(names)}." if names else ""
+    wanted += f" Write the decision to {DECISION}.json: {SHAPE}." if DECISION in names else ""
     return (
         f"# What to leave behind\n\nWrite your files to {output} (also in $AGENTQ_OUTPUT): report.md, and one file"
         f" named after each piece of evidence.{wanted} The worker itself makes `patch`, `test-output` (when it has"

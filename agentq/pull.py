@@ -6,16 +6,18 @@ and whoever receives that guard when the lease has stood still takes the task ov
 
 import asyncio
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 from pydantic import ValidationError
 
 from agentq.artifacts import evidence_prefix
 from agentq.claim import Claims, end_of
 from agentq.commit import REPORT, commit, completion_of
+from agentq.decided import ANSWER, DECISION, DECISION_LIMIT, Decided, read_decided
 from agentq.deliveries import carry_out
 from agentq.engine import Delivery, Engine, Guard
 from agentq.errors import AgentqError, Conflict, Invalid
@@ -193,15 +195,17 @@ class Holder:
         except Conflict:
             list(self._add(f"hand-{proof_of(self._held.token)[:12]}", summary, pieces))
             raise
-        envelope, verdict = start.papers.envelope, None
+        envelope, came_to, answer = start.papers.envelope, dict[str, object](), ""
         if hand.status == "completed":
             self._require(envelope, summary, dict(pieces))
-            verdict = _verdict(envelope, dict(pieces))
-        artifacts = tuple(self._add(self._held.attempt, summary, pieces))
+            decided = _decided(envelope, dict(pieces), summary)
+            came_to = {"verdict": _verdict(envelope, dict(pieces)), "decided": decided and decided.chosen}
+            answer = decided.answer(summary) if decided else ""
+        artifacts = tuple(self._add(self._held.attempt, summary, pieces, answer))
         if start.papers.cancel:
             return self._end_cancelled(start, artifacts)
         status: Outcome = "completed" if hand.status == "completed" else "failed"
-        return self._commit(start, status, hand.reason, shorten(summary, SUMMARY_LIMIT), artifacts, verdict)
+        return self._commit(start, status, hand.reason, shorten(summary, SUMMARY_LIMIT), artifacts, came_to)
 
     def release(self, hand: Hand) -> Completion | None:
         """Give the task back, uncounted, for another try at that time; the manifest when it was cancelled meanwhile."""
@@ -258,15 +262,17 @@ class Holder:
                 hint="Give each with --artifact NAME=PATH; the report with --result-file.",
             )
 
-    def _add(self, place: int | str, summary: str, pieces: Sequence[tuple[str, Path]]) -> Iterator[Artifact]:
+    def _add(
+        self, place: int | str, summary: str, pieces: Sequence[tuple[str, Path]], answer: str = ""
+    ) -> Iterator[Artifact]:
         prefix = evidence_prefix(self._held.task_id, place)
         names = {name for name, _ in pieces}
         for name, path in pieces:
             yield self._records.artifacts.add(prefix, name, path, suffix=path.suffix[:16], made_by="agent")
-        for name in (SUMMARY, REPORT) if summary.strip() else ():
-            if name not in names:
+        for name, text in ((SUMMARY, summary), (REPORT, summary), (ANSWER, answer)):
+            if text.strip() and name not in names:
                 yield self._records.artifacts.add(
-                    prefix, name, f"{summary.strip()}\n".encode(), suffix=".md", made_by="agent"
+                    prefix, name, f"{text.strip()}\n".encode(), suffix=".md", made_by="agent"
                 )
 
     def _end_cancelled(self, start: Start, artifacts: tuple[Artifact, ...] = ()) -> Completion:
@@ -280,7 +286,7 @@ class Holder:
         reason: str | None,
         summary: str,
         artifacts: tuple[Artifact, ...],
-        verdict: Decision | None = None,
+        came_to: Mapping[str, object] = MappingProxyType({}),
     ) -> Completion:
         if standing(self._records, start) == "lost":
             raise self._lost()
@@ -294,13 +300,29 @@ class Holder:
             stopped="presumed" if status == "cancelled" else None,
             artifacts=artifacts,
         )
-        manifest = commit(self._records, completion.model_copy(update={"verdict": verdict}))
+        manifest = commit(self._records, completion.model_copy(update=dict(came_to)))
         error = "failed" if status == "failed" else None
         current().processed(start.papers.envelope, completion.attempt, start.claim.at, status, error, reason)
         self._released += settle_in_store(self._records, manifest)
         if manifest.attempt != self._held.attempt:
             raise self._lost()
         return manifest
+
+
+def _decided(envelope: Envelope, pieces: dict[str, Path], summary: str) -> Decided | None:
+    """What was decided where an answer was asked for; raises Invalid for what is no decision, or has no answer."""
+    if DECISION not in envelope.expected_output.artifacts:
+        return None
+    path = pieces[DECISION]
+    if path.stat().st_size > DECISION_LIMIT:
+        raise Invalid(f"the decision {path} is larger than {DECISION_LIMIT} bytes", hint="Give a smaller one.")
+    try:
+        decided = read_decided(path.read_bytes())
+    except Invalid as error:
+        raise Invalid(str(error), hint=f"Correct {path}, and give it with --artifact {DECISION}={path}.") from error
+    if ANSWER not in pieces and not decided.answer(summary):
+        raise Invalid("there is no answer", hint=f"Give it with --artifact {ANSWER}=PATH, or as the decision's text.")
+    return decided
 
 
 def _verdict(envelope: Envelope, pieces: dict[str, Path]) -> Decision | None:

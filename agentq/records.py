@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from agentq import story
 from agentq.artifacts import Artifacts, evidence_prefix, was_collected
-from agentq.errors import EvidenceError, NotFound, StoreUnavailable
+from agentq.errors import EvidenceError, Invalid, NotFound, StoreUnavailable
 from agentq.journal import Journal
 from agentq.lifecycle import Need, Papers, expires_at
 from agentq.marks import Marks
@@ -77,15 +77,20 @@ class Records:
         """Mark a task as open, register it, and answer with the registered envelope: another's when it was first.
 
         A task with gates is not marked as unpublished: who registers it has to look at its gates afterwards. Raises
-        EvidenceError, with nothing left of it, when the evidence of what it builds on is being collected.
+        EvidenceError, with nothing left of it, when the evidence of what it builds on is being collected, and Invalid
+        when a gateway lets nobody of here register it.
         """
         task_id, published = envelope.task_id, published or envelope.has_gates
         self.marks.open(task_id, published=published)
-        self.marks.hold_evidence(envelope)
-        self._check_collected(envelope)
-        if expires := expires_at(Papers(envelope=envelope)):
-            self.marks.will_expire(envelope, expires)
-        found = self._first(f"tasks/{task_id}.json", envelope)
+        try:
+            self.marks.hold_evidence(envelope)
+            self._check_collected(envelope)
+            if expires := expires_at(Papers(envelope=envelope)):
+                self.marks.will_expire(envelope, expires)
+            found = self._first(f"tasks/{task_id}.json", envelope)
+        except Invalid:
+            self.forget(task_id)
+            raise
         if found is envelope:
             self.journal.tell(*story.submitted(envelope))
         if not self.marks.is_open(task_id):  # `forget` came in between

@@ -30,7 +30,8 @@ class Job:
 
     The runner calls these in the event loop, and they must be quick: `heard` with what the agent prints, in parts, and
     the stream's number (1 or 2); `doing` with what it does now, in a few words, from time to time; `spent` with what
-    this run has taken so far, whenever more of that is known; `met` with the session, as soon as it has an id.
+    this run has taken so far, whenever more of that is known; `met` with the session, as soon as it has an id;
+    `answers`, unless nobody waits for that, with what the model says to whoever asked, piece by piece as it comes.
     """
 
     task_id: str
@@ -51,6 +52,7 @@ class Job:
     doing: Callable[[str], None] = lambda words: None
     spent: Callable[[Usage], None] = lambda usage: None
     met: Callable[[Session], None] = lambda session: None
+    answers: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,14 +102,17 @@ def _is_settled(records: Records, ended: Completion) -> None:
     records.journal.tell(story.settled(ended.task_id, utc_now()))
 
 
-async def settle(records: Records, engine: Engine, manifest: Completion) -> None:
+async def settle(records: Records, engine: Engine, manifest: Completion) -> bool:
     """Do what follows a commit: report, inbox, who waited for it, the notice, the dead letter of what was given up.
 
+    False when somebody had done it: a coordinator that took the result from its inbox must not find it there again.
     The log has its end, unless the engine takes no events just now, before the task is closed. Raises EngineUnavailable
     when the dead letter could not be made durable: the task stays open and is settled again.
     """
     import asyncio  # here, because the commands that only read import this module too
 
+    if not await asyncio.to_thread(records.marks.is_open, manifest.task_id):
+        return False
     followed = await asyncio.to_thread(follow, records, manifest)
     for envelope in followed.released:
         with contextlib.suppress(EngineUnavailable):  # perhaps only that agent's queue is missing; it stays marked
@@ -120,6 +123,7 @@ async def settle(records: Records, engine: Engine, manifest: Completion) -> None
     await records.journal.try_to_hand_on(engine)
     for ended in reversed(followed.ended):
         await asyncio.to_thread(records.marks.close, ended.task_id)
+    return True
 
 
 async def _tell(records: Records, engine: Engine, ended: Completion) -> None:

@@ -63,9 +63,10 @@ def line(status: "Status") -> str:
     verified = "" if status.state != "completed" else (", verified" if status.verified else ", unverified")
     if status.unverified_because:
         verified = f", unverified ({one_line(status.unverified_because)})"
+    decided = f", decided: {status.decided.decision}" if status.decided else ""
     why = f": {one_line(status.reason)}" if status.reason else ""
     gone = f"; its evidence was collected on {status.collected_at:%Y-%m-%d}" if status.collected_at else ""
-    return f"{head}  {by}{verified}{why}{gone}".rstrip()
+    return f"{head}  {by}{verified}{decided}{why}{gone}".rstrip()
 
 
 def _who(status: "Status") -> str:

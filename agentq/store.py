@@ -28,8 +28,13 @@ class Store(Protocol):
     raised it may have happened. A key that would leave the store raises Invalid.
     """
 
-    url: str
-    """Names the store in envelopes and begins every ref: `file:///shared`, `s3://bucket/prefix`."""
+    @property
+    def url(self) -> str:
+        """Names the store in envelopes and begins every ref: `file:///shared`, `s3://bucket/prefix`."""
+
+    @property
+    def address(self) -> str:
+        """What opens it from here: its URL, or that of the gateway that it lies behind."""
 
     @property
     def place(self) -> str:

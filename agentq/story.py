@@ -86,6 +86,7 @@ def finished(manifest: Completion, envelope: Envelope | None) -> Iterator[Event]
         "summary": manifest.summary,
         "reason": manifest.reason and shorten(manifest.reason, REASON_LIMIT),
         "verified": manifest.verified,
+        "decided": manifest.decided and manifest.decided.model_dump(),
         "stopped": manifest.stopped,
         "result_ref": manifest.result_ref,
         "artifacts": [_artifact(a.model_dump()) for a in manifest.artifacts],

@@ -38,7 +38,7 @@ def _own(profile: Profile, records: Records, start: Start, scratch: Scratch) -> 
         "AGENTQ_AGENT": profile.agent,
         "AGENTQ_IDEMPOTENCY_KEY": idempotency_key(records, start.papers.envelope),
         "AGENTQ_OUTPUT": str(scratch.output),
-        "AGENTQ_STORE": records.store.url,
+        "AGENTQ_STORE": records.store.address,
     }
     copies = {"CONTEXT": scratch.context, "EARLIER": scratch.earlier, "NEEDS": scratch.needs}
     return own | {f"AGENTQ_{name}": str(path) for name, path in copies.items() if path.exists()}

@@ -183,6 +183,7 @@ def in_force(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     password only where the broker's URL does."""
     given = {f"AGENTQ_{name.upper()}": _value(name, settings) for name in FROM_ENVIRONMENT}
     given |= {"AGENTQ_BROKER_USER": settings.rabbitmq.user or "", "AGENTQ_BROKER_VHOST": settings.rabbitmq.vhost or ""}
+    given |= {"AGENTQ_GATEWAY_TOKEN_FILE": str(settings.gateway.token_file or "")}
     said = {name: value for name, value in given.items() if environ.get(name)}
     return said if settings.source == "defaults" else said | {"AGENTQ_CONFIG": settings.source}
 

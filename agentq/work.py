@@ -33,6 +33,11 @@ class Work:
         """Say what it does now, in a few words."""
         tell("doing", text=words)
 
+    def say(self, text: str) -> None:
+        """Add to the answer, which is read as it is written."""
+        with (self.output / "answer.md").open("a", encoding="utf-8") as file:
+            file.write(text)
+
     def spent(
         self, *, input_tokens: int | None = None, output_tokens: int | None = None, cost_usd: float | None = None
     ) -> None:

@@ -75,7 +75,7 @@ class Worker:
         self._bench = Bench(records, engine, runner, verifier, profile, self._claims, sessions, scratch, repositories)
         self._sweep = Sweep(records, engine, self._claims, profile.agent, self._settle)
         self._pump = Pump(records.journal, engine)
-        self._presence = Presence(records.journal, engine, profile, records.store.url, self._at_work)
+        self._presence = Presence(records.journal, engine, profile, records.store, self._at_work)
         self._draining = asyncio.Event()
         self._pause = Pause()
         self._trouble: str | None = None
@@ -91,6 +91,7 @@ class Worker:
         Raises Invalid, before anything is taken, for a store that lets two hands create one paper; Unavailable, once it
         is drained, when its agent can do nothing here before somebody mends its login or set-up.
         """
+        await self._unless_draining(patiently(lambda: self._records.store.url))  # a gateway has to be asked for it
         await self._unless_draining(patiently(functools.partial(prove, self._records.store)))
         await self._unless_draining(patiently(functools.partial(end_orphans, self._records, self._bench.scratch)))
         slots = [asyncio.create_task(self._slot()) for _ in range(self._profile.limits.parallel)]
@@ -253,14 +254,16 @@ class Worker:
         await carry_out(verdict, delivery, self._engine, self._records.journal, self._settle)
 
     async def _settle(self, manifest: Completion) -> None:
-        """Settle a task that is still open; the sweep and a slot that meet over it do it one after the other."""
+        """Settle a task, tried again from its start; the sweep and a slot that meet over it do it one after the other.
+
+        Another hand may settle it between two tries; a gateway then refuses what was left to be done.
+        """
         task_id = manifest.task_id
+        step = functools.partial(settle, self._records, self._engine, manifest)
         async with self._turns.setdefault(task_id, asyncio.Lock()):
-            if await patiently(functools.partial(self._records.marks.is_open, task_id)):
-                log.info("%s: %s (attempt %d)", task_id, manifest.status, manifest.attempt)
-                step = functools.partial(settle, self._records, self._engine, manifest)
-                with logs.about(task=task_id, attempt=manifest.attempt):
-                    await repeated(step, StoreUnavailable, "store")
+            with logs.about(task=task_id, attempt=manifest.attempt):
+                if await repeated(step, StoreUnavailable, "store"):
+                    log.info("%s: %s (attempt %d)", task_id, manifest.status, manifest.attempt)
 
     # ------------------------------------------------------------------ staying up
 

@@ -26,6 +26,12 @@ Observers = Annotated[
     list[str] | None,
     typer.Option("--observer", metavar="NAME", help="Else `observer`. Repeatable.", callback=checked_names),
 ]
+Gateways = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--gateway", metavar="NAME", help="A gateway (`agentq serve`); else none. Repeatable.", callback=checked_names
+    ),
+]
 Passwords = Annotated[
     Path | None,
     typer.Option("--passwords", metavar="FILE", help="The users' passwords, a line `user password` for each."),
@@ -39,7 +45,7 @@ LOGIN = {"user": "AGENTQ_MANAGEMENT_USER", "password": "AGENTQ_MANAGEMENT_PASSWO
 
 @app.callback()
 def access() -> None:
-    """Tell and set who may do what on RabbitMQ: a coordinator, each worker, a read-only observer."""
+    """Tell and set who may do what on RabbitMQ: a coordinator, each worker, a read-only observer, a gateway."""
 
 
 @app.command()
@@ -47,11 +53,12 @@ def show(
     agent: AgentNames = None,
     coordinator: Coordinators = None,
     observer: Observers = None,
+    gateway: Gateways = None,
     json: AsJson = False,
     broker: Broker = None,
 ) -> None:
     """Print the roles: the users, and the names that each may configure, write to and read."""
-    access = _access(broker, agent, coordinator, observer)
+    access = _access(broker, agent, coordinator, observer, gateway)
     if json:
         echo_json({"vhost": access.place.vhost, "roles": [asdict(role) for role in access.roles]})
         return
@@ -67,13 +74,14 @@ def export(
     agent: AgentNames = None,
     coordinator: Coordinators = None,
     observer: Observers = None,
+    gateway: Gateways = None,
     broker: Broker = None,
 ) -> None:
     """Print definitions for `rabbitmqctl import_definitions`, to be run after `agentq init`.
 
     The users are in them with the hashes of the passwords given; without any, only what they may do.
     """
-    access = _access(broker, agent, coordinator, observer)
+    access = _access(broker, agent, coordinator, observer, gateway)
     _check_one(passwords, generate)
     definitions = access.definitions(_given(access.users, passwords, generate))
     echo_json(definitions)
@@ -92,6 +100,7 @@ def apply(
     agent: AgentNames = None,
     coordinator: Coordinators = None,
     observer: Observers = None,
+    gateway: Gateways = None,
     json: AsJson = False,
     broker: Broker = None,
 ) -> None:
@@ -100,7 +109,7 @@ def apply(
     The administrator is AGENTQ_MANAGEMENT_USER with AGENTQ_MANAGEMENT_PASSWORD, or is asked for. A user that exists
     keeps its password.
     """
-    access = _access(broker, agent, coordinator, observer)
+    access = _access(broker, agent, coordinator, observer, gateway)
     _check_one(passwords, generate)
     if reset and not (passwords or generate):
         raise Invalid("--reset-passwords needs passwords", hint="Give --generate FILE or --passwords FILE.")
@@ -115,15 +124,18 @@ def apply(
 
 
 def _access(
-    broker: str | None, agents: list[str] | None, coordinators: list[str] | None, observers: list[str] | None
+    broker: str | None,
+    agents: list[str] | None,
+    coordinators: list[str] | None,
+    observers: list[str] | None,
+    gateways: list[str] | None,
 ) -> "Access":
     from agentq.access import Access
     from agentq.app import App
 
     app = App.load(broker=broker)
-    return Access(
-        app.settings, dict.fromkeys((*app.agents.names, *(agents or ()))), coordinators or (), observers or ()
-    )
+    known = dict.fromkeys((*app.agents.names, *(agents or ())))
+    return Access(app.settings, known, coordinators or (), observers or (), gateways or ())
 
 
 def _check_one(passwords: Path | None, generate: Path | None) -> None:

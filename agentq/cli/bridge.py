@@ -76,7 +76,7 @@ class _Given:
 
 
 async def _run(app: "App", given: _Given, tell: Callable[[str], None], *, once: bool) -> None:
-    from agentq.integrations.desk import Desk
+    from agentq.desk import Desk
     from agentq.integrations.langgraph.bridge import Bridge
     from agentq.integrations.langgraph.graphs import load, load_graph
 

@@ -13,7 +13,8 @@ def line(event: Event, today: datetime) -> str:
     """`HH:MM:SS task-id  what`, the time in UTC, with the date when that is not today's."""
     at = event.at.astimezone(UTC)
     when = f"{at:%H:%M:%S}" if at.date() == today.astimezone(UTC).date() else f"{at:%Y-%m-%d %H:%M:%S}"
-    return f"{when} {one_line(event.task_id or event.worker or event.agent or '-')}  {what(event)}"
+    about = event.task_id or event.worker or event.agent or _Data(event.data).text("thread") or "-"
+    return f"{when} {one_line(about)}  {what(event)}"
 
 
 def what(event: Event) -> str:
@@ -102,7 +103,8 @@ def _ended(event: Event, data: _Data) -> str:
     verified = (", verified" if "verified" in data else ", unverified") if event.kind == "completed" else ""
     by = f" by {event.by}" if event.by else ""
     said = data.after("summary" if event.kind == "completed" else "reason")
-    return f"{event.kind}{by}{verified}{_usage(data.inside('usage'))}{said}"
+    decided = f", decided: {word}" if (word := data.inside("decided").text("decision")) else ""
+    return f"{event.kind}{by}{verified}{decided}{_usage(data.inside('usage'))}{said}"
 
 
 def _usage(usage: _Data) -> str:
@@ -136,6 +138,7 @@ _WORDS: dict[str, Callable[[Event, _Data], str]] = {
     "claimed": _claimed,
     "progress": lambda event, data: f"attempt {event.attempt} says{data.after('text')}",
     "output": _output,
+    "reply": lambda event, data: f"attempt {event.attempt} answers{data.after('text')}",
     "attempt_ended": _attempt_ended,
     "cancel_requested": _by("cancel asked for"),
     **dict.fromkeys(("completed", "failed", "cancelled", "expired"), _ended),
@@ -145,4 +148,11 @@ _WORDS: dict[str, Callable[[Event, _Data], str]] = {
     "worker_heartbeat": _worker("is alive"),
     "worker_draining": _worker("takes no more tasks"),
     "worker_down": _worker("is down"),
+    "thread_opened": lambda event, data: f"opened by {event.by}{data.after('title')}",
+    "message_posted": lambda event, data: f"{event.by} wrote{data.after('title')}",
+    "message_ended": lambda event, data: f"{event.by}'s message is {data.text('state')}{data.after('reason')}",
+    "description_changed": lambda event, data: f"{event.by} made version {data.count('number')} of the description",
+    "proposal_declined": lambda event, data: (
+        f"{event.by} declined what {data.text('task')} proposed{data.after('reason')}"
+    ),
 }

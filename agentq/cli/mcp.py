@@ -47,7 +47,7 @@ def mcp(
         return
     if find_spec("mcp") is None:
         raise Invalid("this needs the MCP SDK, which is not installed", hint="pip install 'agentq[mcp]'")
-    from agentq.integrations.desk import Desk
+    from agentq.desk import Desk
     from agentq.logs import set_up
 
     set_up()

@@ -4,13 +4,15 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agentq.cli.terms import say
 from agentq.errors import NotFound
+from agentq.observing.plain import iso as iso
+from agentq.observing.plain import plain as plain
+from agentq.observing.plain import utc as utc
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -70,29 +72,6 @@ class _Counter:
         shown.add_task(self._what, total=None)
         shown.start()
         return shown
-
-
-def plain(row: "TaskRow") -> dict[str, Any]:
-    """A task as it is printed in JSON: moments in ISO 8601."""
-    from dataclasses import asdict
-
-    moments = ("created_at", "until", "claimed_at", "cancel_at", "finished_at", "dead_lettered_at", "settled_at")
-    known = asdict(row)
-    del known["place"]
-    return known | {name: iso(known[name]) for name in moments}
-
-
-def iso(seconds: float | None) -> str | None:
-    """Unix seconds as ISO 8601, None for None; what no calendar has is left out."""
-    moment = utc(seconds)
-    return None if moment is None else moment.isoformat()
-
-
-def utc(seconds: float | None) -> datetime | None:
-    """Unix seconds as a moment, None for None and for what no calendar has."""
-    with contextlib.suppress(ValueError, OverflowError, OSError):
-        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-    return None
 
 
 def known_task(app: "Observer", ledger: "Ledger", task_id: str) -> "TaskRow":

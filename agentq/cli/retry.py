@@ -1,6 +1,6 @@
 """`agentq retry`."""
 
-from agentq.cli.terms import AsJson, Broker, NewId, Store, TaskId, command, echo, echo_json
+from agentq.cli.terms import AsJson, Broker, NewId, Store, TaskId, command, echo, echo_json, say
 
 app = command()
 
@@ -24,3 +24,6 @@ def retry(
         echo_json(registered.envelope)
     else:
         echo(registered.envelope.task_id)
+    if thread := registered.envelope.labels.get("thread"):
+        to = registered.envelope.to
+        say(f"its answer is not shown in {thread}; to ask again there: agentq thread post {thread} '@{to} …'")

@@ -52,8 +52,8 @@ FEW = 100
 """Up to how many tasks the log is asked for theirs alone."""
 MANY = 10_000
 """Of so many running tasks the ends are shown behind their last words."""
-UNTOLD = ("worker_heartbeat", "settled")
-"""What is worth no line for a person."""
+UNTOLD = ("worker_heartbeat", "settled", "reply")
+"""What is worth no line for a person; an answer is read whole, in its thread or its result."""
 
 Agent = Annotated[
     str | None, typer.Option("--agent", metavar="NAME", help="All tasks of that agent.", callback=checked_name)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agentq.cli.terms import Broker, LogFormat, Runner, Store, command, say, words
+from agentq.cli.via import TokenFile, Via, gateway
 from agentq.cli.worker_check import check
 from agentq.cli.worker_install import install
 from agentq.cli.worker_new import new
@@ -45,6 +46,8 @@ def run(
     ] = None,
     metrics_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Where it serves them.")] = "127.0.0.1",
     keep: Annotated[bool, typer.Option("--keep", help="Leave on this machine what attempts leave.")] = False,
+    via: Via = None,
+    token_file: TokenFile = None,
     broker: Broker = None,
     store: Store = None,
 ) -> None:
@@ -56,7 +59,8 @@ def run(
     tell = say if log_format == "text" else logging.getLogger("agentq").info
     with logs.last_words(log_format):
         metrics = None if metrics_port is None else (metrics_address, metrics_port)
-        asyncio.run(_run(App.load(broker=broker, store=store), name, words(runner), tell, metrics, keep=keep))
+        app = App.load(broker=broker, store=store, **gateway(via, token_file))
+        asyncio.run(_run(app, name, words(runner), tell, metrics, keep=keep))
         tell(f"{name}: ended")
 
 

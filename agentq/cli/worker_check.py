@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agentq.cli.terms import AsJson, Broker, Runner, Store, checked_name, echo, echo_json, one_line, words
+from agentq.cli.via import TokenFile, Via, gateway
 from agentq.errors import ExitCode, Invalid
 
 if TYPE_CHECKING:
@@ -22,13 +23,15 @@ def check(
     runner: Runner = None,
     live: Annotated[bool, typer.Option("--live", help="Run its agent too, twice; that may cost money.")] = False,
     json: AsJson = False,
+    via: Via = None,
+    token_file: TokenFile = None,
     broker: Broker = None,
     store: Store = None,
 ) -> None:
     """Look at all that a worker needs, before any task is taken. Exit code 13 when something is not as it must be."""
     from agentq.app import App
 
-    app = App.load(broker=broker, store=store)
+    app = App.load(broker=broker, store=store, **gateway(via, token_file))
     checks = asyncio.run(_look(app, name, words(runner), live=live, tell=_kept if json else _printed))
     well = all(one.well is not False for one in checks)
     if json:

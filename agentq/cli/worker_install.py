@@ -20,6 +20,7 @@ from agentq.cli.installing import (
     tell_secrets,
 )
 from agentq.cli.terms import Runner, checked_name, words
+from agentq.cli.via import TokenFile, Via, gateway
 
 if TYPE_CHECKING:
     from agentq.app import App
@@ -33,6 +34,8 @@ def install(
     run_as: RunAs = "agentq",
     now: Now = False,
     force: Force = False,
+    via: Via = None,
+    token_file: TokenFile = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the units and write nothing.")] = False,
 ) -> None:
     """Write a worker's unit for systemd, with the paths and settings of here."""
@@ -40,7 +43,10 @@ def install(
     from agentq.profile import find_profile
     from agentq.units import units
 
-    app = App.load()
+    flags = gateway(via, token_file)
+    if via:
+        os.environ["AGENTQ_VIA"] = via  # as what a unit is to hold
+    app = App.load(**flags)
     profile = find_profile(name, app.settings).run_by(words(runner))
     manager = manager_of(system)
     settings = app.settings.model_copy(update={"broker": app.passwordless_broker})
@@ -57,5 +63,6 @@ def install(
 def _secrets(app: "App", profile: "Profile") -> list[str]:
     """The variables that are needed here and are no one else's to read."""
     password = ["AGENTQ_BROKER_PASSWORD"] if app.has_password else []
+    password += [name for name in ("AGENTQ_GATEWAY_TOKEN",) if name in os.environ]
     named = (*profile.runner.credentials, *profile.environment.let_through)
     return [*password, *(name for name in named if name in os.environ)]

@@ -12,7 +12,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The new agent.", show
 
 def new(
     name: Name,
-    model: Annotated[str, typer.Option("--from", metavar="NAME", help="implementation or review.")] = "implementation",
+    model: Annotated[
+        str, typer.Option("--from", metavar="NAME", help="implementation, review or mention.")
+    ] = "implementation",
     runner: Runner = None,
     folder: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where profiles are.", show_default="./workers")

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentq.cli.reading import iso, ledger_of
+from agentq.cli.reading import ledger_of
 from agentq.cli.terms import AsJson, Broker, checked_name, command, echo, echo_json, one_line, say, span
+from agentq.observing.plain import plain_worker
 
 if TYPE_CHECKING:
     from agentq.app import App
@@ -35,7 +36,7 @@ def workers(agent: Agent = None, all_: All = False, json: AsJson = False, broker
         roster, as_of = Roster.of(ledger, at), ledger.as_of
     shown = [one for one in (roster.members if all_ else roster.present()) if agent in (None, one.row.agent)]
     if json:
-        echo_json({"workers": [_plain(one) for one in shown], "as_of": as_of})
+        echo_json({"workers": [plain_worker(one) for one in shown], "as_of": as_of})
     else:
         for line in (line for one in shown for line in _lines(one, at)):
             echo(line)
@@ -76,17 +77,3 @@ def _at_work(work: "Work", at: float) -> str:
 
 def _was_at_work(work: "Work") -> str:
     return f"was on {one_line(work.task_id)}, attempt {work.attempt}"
-
-
-def _plain(one: "Member") -> dict[str, Any]:
-    """A worker as it is printed in JSON; what is not at work has no `running`, but `was_running`."""
-    row, work = one.row, [{**each._asdict(), "since": iso(each.since)} for each in one.work]
-    names = ("worker", "agent", "host", "pid", "version", "parallel", "store", "heartbeat_seconds", "reason")
-    return {
-        **{name: getattr(row, name) for name in names},
-        "state": one.standing,
-        "up_at": iso(row.up_at),
-        "heard_at": iso(row.heard_at),
-        "running": work if one.is_at_work else [],
-        "was_running": [] if one.is_at_work else work,
-    }

@@ -9,6 +9,7 @@ from agentq.doctor import agreement, clocks
 from agentq.doctor.findings import Ailment, Findings, span
 from agentq.doctor.papers import Census
 from agentq.doctor.stalls import Stalls
+from agentq.doctor.threads import neglected
 from agentq.engine import Engine
 from agentq.errors import AgentqError, EngineUnavailable, NotPermitted, StoreUnavailable
 from agentq.ledger import Damaged, Ledger, catch_up
@@ -65,16 +66,16 @@ class Examination:
     async def _look_at_papers(self) -> Census | None:
         """What the papers say, None when the store cannot be used."""
 
-        def look() -> Census:
+        def look() -> tuple[Census, list[Ailment]]:
             prove((records := self._records()).store)
-            return Census.of(records)
+            return Census.of(records), list(neglected(records, self._patience))
 
         try:
-            census = await asyncio.to_thread(look)
+            census, in_threads = await asyncio.to_thread(look)
         except AgentqError as error:
             self._findings.store_error = error
             return None
-        self._findings.ailments += census.ailments
+        self._findings.ailments += [*census.ailments, *in_threads]
         if census.left_out:
             self._findings.notes.append(f"{census.left_out} more tasks that are not settled were not looked at")
         return census

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agentq.engine import Log
 from agentq.errors import Invalid
-from agentq.events import EVENT_LIMIT, OUTPUT, Event
+from agentq.events import EVENT_LIMIT, SPOKEN, Event
 
 PAGE = 500
 """The most events of a page."""
@@ -29,7 +29,7 @@ class Retention:
 
 def log_of(event: Event) -> Log:
     """The log that an event belongs to."""
-    return "output" if event.kind == OUTPUT else "events"
+    return "output" if event.kind in SPOKEN else "events"
 
 
 def written(events: Iterable[Event]) -> Iterator[tuple[Event, bytes]]:

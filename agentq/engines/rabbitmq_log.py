@@ -282,7 +282,9 @@ class Stream:
 
 
 def _key(event: Event) -> str:
-    return f"{OUTPUT_KEY}.{event.task_id}" if log_of(event) == "output" else f"{EVENT_KEY}.{event.kind}"
+    if log_of(event) == "output":
+        return f"{OUTPUT_KEY}.{event.task_id or event.id.partition('/')[0]}"
+    return f"{EVENT_KEY}.{event.kind}"
 
 
 def _properties(event: Event) -> Basic.Properties:

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from agentq.engines.topology import EVENT_KEY, OUTPUT_KEY, RUNGS, Names
 
-Kind = Literal["coordinator", "worker", "observer"]
+Kind = Literal["coordinator", "worker", "observer", "gateway"]
 
 NOTHING = "^$"
 NO_KEY = "(?!)"
@@ -37,7 +37,11 @@ class Role:
 
 
 def roles(
-    namespace: str, coordinators: Iterable[str], agents: Iterable[str], observers: Iterable[str]
+    namespace: str,
+    coordinators: Iterable[str],
+    agents: Iterable[str],
+    observers: Iterable[str],
+    gateways: Iterable[str] = (),
 ) -> tuple[Role, ...]:
     """The roles of one namespace, one for each name, in this order; what is not named here may do nothing."""
     names, agents = Names(namespace), tuple(dict.fromkeys(agents))
@@ -45,6 +49,7 @@ def roles(
         *(_coordinator(names, name, agents) for name in dict.fromkeys(coordinators)),
         *(_worker(names, name, agents) for name in agents),
         *(_observer(names, name, agents) for name in dict.fromkeys(observers)),
+        *(_gateway(names, name, agents) for name in dict.fromkeys(gateways)),
     )
 
 
@@ -84,6 +89,18 @@ def _observer(names: Names, name: str, agents: Sequence[str]) -> Role:
         write=_any_of(names, *_counted(names, agents), names.dead_letters),
         read=_any_of(names, names.events, names.output),
         topics=Topics(names.events, NO_KEY),
+    )
+
+
+def _gateway(names: Names, name: str, agents: Sequence[str]) -> Role:
+    """Does all that its clients may ask for: it is coordinator, observer and every worker, but takes no completions."""
+    queues = [names.task_queue(agent) for agent in agents]
+    return replace(
+        _coordinator(names, name, agents),
+        kind="gateway",
+        user=_user(names, "gateway", name),
+        read=_any_of(names, *queues, names.dead_letters, names.events, names.output),
+        topics=Topics(names.events, _keys(EVENT_KEY, OUTPUT_KEY)),
     )
 
 

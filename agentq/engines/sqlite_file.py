@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from agentq.errors import AgentqError, EngineUnavailable, Invalid
+from agentq.sqlite_errors import code_of, explained
 
 BUSY_SECONDS = 5.0
 WAL_BYTES = 4 * 1024 * 1024
@@ -52,17 +53,10 @@ PRAGMA wal_autocheckpoint = 0;
 PRAGMA journal_size_limit = 0;
 """
 _MOVE_AWAY = (
-    "stop the workers, move the file and those beside it away, and run `agentq doctor --repair`: "
-    "the tasks themselves are in the store"
+    "Stop the workers, move the file and those beside it away, and run `agentq doctor --repair`: "
+    "the tasks themselves are in the store."
 )
-_WORDS = {
-    sqlite3.SQLITE_BUSY: ("is locked by another process", "try again; `fuser` shows who has the file open"),
-    sqlite3.SQLITE_FULL: ("cannot grow: the disk is full", "free some space and try again"),
-    sqlite3.SQLITE_READONLY: ("cannot be written to", "let this user write to the file and to its folder"),
-    sqlite3.SQLITE_CANTOPEN: ("cannot be opened", "let this user write to the file and to its folder"),
-    sqlite3.SQLITE_IOERR: ("cannot be read or written", "check the disk; a network file system will not do"),
-    sqlite3.SQLITE_CORRUPT: ("is damaged", _MOVE_AWAY),
-}
+_ALLOW = "Let this user write to the file and to its folder."
 
 T = TypeVar("T")
 
@@ -239,8 +233,7 @@ def _in_our_words(error: sqlite3.Error | OSError, path: Path) -> AgentqError:
         return Invalid(f"{path} is a folder", hint="name a file for the queue")
     if isinstance(error, OSError):
         return EngineUnavailable(f"{error.filename or path}: {error.strerror}")
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # without what extends it
-    if code == sqlite3.SQLITE_NOTADB:
+    if code_of(error) == sqlite3.SQLITE_NOTADB:
         return Invalid(f"{path} is not a SQLite database", hint="name another file for the queue")
-    what, hint = _WORDS.get(code, ("cannot be used", ""))
-    return EngineUnavailable(f"{path} {what} (SQLite: {error})", hint=hint)
+    what, hint = explained(error, allowed=_ALLOW, damaged=_MOVE_AWAY)
+    return EngineUnavailable(f"{path} {what}", hint=hint)

@@ -11,9 +11,9 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from agentq.app import App
+from agentq.desk import Desk
 from agentq.errors import AgentqError, Conflict, Invalid, NotFound, Unavailable
 from agentq.integrations.allowance import Allowance
-from agentq.integrations.desk import Desk
 from agentq.integrations.jobs import (
     DIGEST_CHARS,
     SILENT,

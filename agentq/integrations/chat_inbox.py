@@ -8,9 +8,9 @@ from contextlib import aclosing
 from datetime import datetime, timedelta
 
 from agentq.app import App
+from agentq.desk import Desk
 from agentq.engine import Page
 from agentq.errors import EngineUnavailable, NotFound
-from agentq.integrations.desk import Desk
 from agentq.integrations.notices import Job
 from agentq.integrations.threads import COORDINATOR, MODES, NOTICE, TENANT, THREAD, Mode, Thread
 from agentq.messages import Envelope

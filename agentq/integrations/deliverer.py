@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 
+from agentq.desk import Desk
 from agentq.errors import AgentqError, StoreUnavailable
 from agentq.integrations.chat_inbox import ChatInbox
-from agentq.integrations.desk import Desk
 from agentq.integrations.notices import CONFIRM_SECONDS, Bringer, Job, NoRoom, Passed, TextOf, Ways
 from agentq.integrations.threads import COORDINATOR, Thread, Threads
 from agentq.messages import utc_now

@@ -13,29 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from agentq.errors import AgentqError, Unavailable
 from agentq.ledger.schema import APPLICATION, SCHEMA, VERSION
+from agentq.sqlite_errors import code_of, complaints_of
 
 BUSY_SECONDS = 30.0
 WAL_BYTES = 16 * 1024 * 1024
 DAMAGED = "it was damaged"
 GIVEN_UP_SECONDS = 24 * 3600
-HINT = "Choose a folder that this user may write to: AGENTQ_DATA, or `data` in agentq.toml."
+in_our_words = complaints_of("ledger", damaged="Make it anew: agentq ledger rebuild")
 
 _SETTINGS = "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 0;"
-_WORDS = {
-    sqlite3.SQLITE_BUSY: ("is being written to by another process", "Try again."),
-    sqlite3.SQLITE_FULL: ("cannot grow: the disk is full", "Free some space and try again."),
-    sqlite3.SQLITE_READONLY: ("cannot be written to", HINT),
-    sqlite3.SQLITE_CANTOPEN: ("cannot be opened", HINT),
-    sqlite3.SQLITE_IOERR: ("cannot be read or written", f"Check the disk; a network file system will not do. {HINT}"),
-    sqlite3.SQLITE_CORRUPT: ("is damaged", "Make it anew: agentq ledger rebuild"),
-    sqlite3.SQLITE_NOTADB: ("is damaged", "Make it anew: agentq ledger rebuild"),
-}
-
-
-class Damaged(Unavailable):
-    """The file is damaged: what it held is to be read again."""
 
 
 class Opened(NamedTuple):
@@ -165,7 +152,7 @@ def _wrong(db: sqlite3.Connection) -> str | None:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         db.execute("SELECT count(*) FROM positions").fetchone()
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+        if code_of(error) == sqlite3.SQLITE_BUSY:
             raise
         return "it was no ledger"
     except sqlite3.DatabaseError:
@@ -194,21 +181,3 @@ def keep_wal_short(db: sqlite3.Connection, path: Path, limit: int = WAL_BYTES) -
         if wal.stat().st_size > limit:
             with transaction(db), contextlib.closing(sqlite3.connect(path)) as other:
                 other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-
-
-@contextlib.contextmanager
-def in_our_words(path: Path) -> Iterator[None]:
-    """Raise what SQLite or the system complain of as Unavailable."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise _translated(error, path) from error
-
-
-def _translated(error: sqlite3.Error | OSError, path: Path) -> AgentqError:
-    if isinstance(error, OSError):
-        return Unavailable(f"the ledger cannot be kept at {error.filename or path}: {error.strerror}", hint=HINT)
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # without what extends it
-    what, hint = _WORDS.get(code, ("cannot be used", ""))
-    kind = Damaged if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) else Unavailable
-    return kind(f"the ledger {path} {what} (SQLite: {error})", hint=hint)

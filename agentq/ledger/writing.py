@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from agentq.events import OUTPUT, Event
+from agentq.events import SPOKEN, Event
 from agentq.ledger.facts import Row, conclude, new_row, number, real, tell, text
 from agentq.ledger.marks import PLACES, place, words_of
 from agentq.ledger.schema import COLUMNS
@@ -16,7 +16,7 @@ CHUNK = 500
 _encoded = json.JSONEncoder(separators=(",", ":")).encode
 BEATS = 1000
 """How many heartbeats are kept in the order of the log."""
-_NOT_KEPT = (OUTPUT, "progress")
+_NOT_KEPT = (*SPOKEN, "progress")
 _SETTERS = ", ".join(f":{name}" for name in COLUMNS)
 _TOLD = "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?)"
 _INDEX = "INSERT INTO found (rowid, words) VALUES (?, ?)"

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 
-from agentq.events import OUTPUT, Event
+from agentq.events import OUTPUT, REPLY, SPOKEN, Event
 
 OUTCOMES = ("completed", "failed", "cancelled", "expired")
 ENDS = (*OUTCOMES, "attempt_ended")
@@ -87,7 +87,7 @@ class Watch:
         return sorted(self._named - self.ended.keys() - self._held.keys())
 
     def _is_wanted(self, event: Event) -> bool:
-        if event.kind == OUTPUT and not self._is_wanted_output(event):
+        if event.kind in SPOKEN and not self._is_wanted_output(event):
             return False
         if self.tasks:
             return event.task_id in self.tasks
@@ -109,7 +109,7 @@ class Watch:
     def _in_turn(self, event: Event, now: float) -> list[Event]:
         """The event, or nothing while it is held back, or it and what it lets go."""
         task_id = event.task_id
-        if task_id is None:
+        if task_id is None or event.kind == REPLY:
             return [event]
         if event.kind == OUTPUT:
             self._note(event)

@@ -41,6 +41,7 @@ class Claude:
         words += ["--tools", ",".join(section.tools)] if section.tools is not None else []
         words += ["--model", section.model] if section.model else []
         words += ["--resume", job.session.id] if job.session else []
+        words += ["--include-partial-messages"] if job.answers else []
         words += ["--max-budget-usd", f"{job.max_cost_usd:.6f}"] if job.max_cost_usd else []
         return [*words, *section.args]
 
@@ -68,10 +69,19 @@ class _Reading:
                 for block in event["message"]["content"]:
                     if block["type"].text == "tool_result":
                         self._heard.returned(block["tool_use_id"].text)
+            case "stream_event" if not event["parent_tool_use_id"]:
+                self._streams(event["event"])
             case "rate_limit_event":
                 self._limit(event["rate_limit_info"])
             case "result":
                 self._result(event)
+
+    def _streams(self, event: Said) -> None:
+        """A message in parts, which comes as a whole too."""
+        if event["type"].text == "message_start":
+            self._heard.begins_anew()
+        elif event["delta"]["type"].text == "text_delta":
+            self._heard.streams(event["delta"]["text"].text)
 
     def _system(self, event: Said) -> None:
         if event["subtype"].text == "init":

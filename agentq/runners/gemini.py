@@ -47,6 +47,7 @@ class _Reading:
                 self._message(event)
             case "tool_use":
                 self._text = ""
+                self._heard.begins_anew()
                 detail = detail_of(event["parameters"], self._job.workdir)
                 self._heard.calls(event["tool_id"].text, event["tool_name"].text, detail)
             case "tool_result":
@@ -60,6 +61,7 @@ class _Reading:
         """The model's words, in parts; the prompt comes back as a message, too."""
         if event["role"].text == "assistant":
             self._heard.says(event["content"].text, final=False)
+            self._heard.streams(event["content"].text)
             self._text = (self._text + event["content"].text)[-FINAL_TEXT:]
             self._heard.final_text = self._text
 

@@ -35,6 +35,8 @@ class Heard:
         self.trouble: Trouble | None = None
         self._hopeless = 0
         self._answered_at = time.monotonic()
+        self._streamed = ""
+        self._answered = False
         self._calls: set[str] = set()
         self._doing = self._told = ""
         self._told_at = 0.0
@@ -59,7 +61,21 @@ class Heard:
             self.goes_on()
         if final:
             self.final_text = text[-FINAL_TEXT:]
+            self.streams(text.removeprefix(self._streamed) if text.startswith(self._streamed) else "")
+            self.begins_anew()
         self.prints(text)
+
+    def streams(self, text: str) -> None:
+        """More of what the model is just saying, before `says` tells it as a whole."""
+        if text and self._job.answers:
+            apart = "\n\n" if self._answered and not self._streamed else ""
+            self._job.answers(apart + text)
+            self._streamed += text
+
+    def begins_anew(self) -> None:
+        """What the model says next is another message."""
+        self._answered = self._answered or bool(self._streamed)
+        self._streamed = ""
 
     def prints(self, text: str) -> None:
         """Words for whoever watches."""

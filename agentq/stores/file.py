@@ -48,6 +48,11 @@ class FileStore:
         self._stood = False
 
     @property
+    def address(self) -> str:
+        """Its URL."""
+        return self.url
+
+    @property
     def place(self) -> str:
         """Its URL."""
         return self.url

@@ -13,10 +13,11 @@ from agentq.config import S3Section
 from agentq.errors import EvidenceError, Invalid
 from agentq.messages import sha256_hex
 from agentq.store import Stored, is_segment, segments, unwatched
+from agentq.stores.passing import Passing
 from agentq.stores.s3_bucket import Bucket
 from agentq.stores.s3_download import Download, buffered
 from agentq.stores.s3_upload import PART, Upload
-from agentq.stores.s3_words import Absent, Passing
+from agentq.stores.s3_words import Absent
 from agentq.stores.source import open_source, read_source
 
 SHA256, TOKEN = "agentq-sha256", "agentq-token"
@@ -36,6 +37,11 @@ class S3Store:
         self.url = f"s3://{name}/{prefix}".removesuffix("/")
         self._above = f"{prefix}/" if prefix else ""
         self._bucket = Bucket(name, section)
+
+    @property
+    def address(self) -> str:
+        """Its URL."""
+        return self.url
 
     @property
     def place(self) -> str:

@@ -19,10 +19,10 @@ from botocore.loaders import Loader
 
 from agentq.config import S3Section
 from agentq.errors import Invalid
-from agentq.stores.s3_words import Passing, explain
+from agentq.stores.passing import repeatedly
+from agentq.stores.s3_words import explain
 
 CONNECTIONS = 32
-LONGEST_WAIT = 3.0
 WRITE = "Write https://host:port, and no user, password or path."
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+/?")
 
@@ -59,19 +59,7 @@ class Bucket:
 
     def repeatedly(self, act: Callable[[], T]) -> T:
         """What `act` answers; while it raises Passing it is called again, for `retry_seconds`."""
-        try:
-            return act()
-        except Passing:
-            from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
-
-            longest = self._section.retry_seconds
-            again = Retrying(
-                retry=retry_if_exception_type(Passing),
-                stop=stop_after_delay(longest),
-                wait=wait_random_exponential(multiplier=0.1, max=min(LONGEST_WAIT, longest)),
-                reraise=True,
-            )
-            return again(act)
+        return repeatedly(act, self._section.retry_seconds)
 
     def _client(self, doing: str) -> Any:
         with self._lock:

@@ -31,10 +31,7 @@ from botocore.parsers import ResponseParserError
 
 from agentq.errors import AgentqError, Invalid, StoreUnavailable
 from agentq.messages import shorten
-
-
-class Passing(StoreUnavailable):
-    """It may pass by itself: the same request is worth another try."""
+from agentq.stores.passing import Passing
 
 
 class Unclear(Passing):

@@ -5,7 +5,7 @@ The transcript has all that was printed. What goes into the log is bounded and m
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,6 +53,12 @@ class Telling:
         self._output.take(stream, chunk)
         self._heard.set()
 
+    def reply(self, pieces: Iterable[tuple[int, str]], where: Mapping[str, str]) -> None:
+        """Tell what was added to the answer: the characters before each piece, and its text."""
+        self._journal.tell(
+            *(self._made("reply", str(offset), {"text": text, "offset": offset, **where}) for offset, text in pieces)
+        )
+
     def end(self) -> None:
         """Say that the agent prints nothing any more."""
         self._over.set()
@@ -95,7 +101,9 @@ class Telling:
         ]
 
     def _event(self, kind: Kind, which: str, **said: object) -> Event:
-        data = {name: value for name, value in said.items() if value}
+        return self._made(kind, which, {name: value for name, value in said.items() if value})
+
+    def _made(self, kind: Kind, which: str, data: dict[str, object]) -> Event:
         name = f"{self._task_id}/{kind}/{self._attempt}/{which}"
         task_id, attempt, agent = self._task_id, self._attempt, self._agent
         return Event(id=name, kind=kind, at=utc_now(), task_id=task_id, attempt=attempt, agent=agent, data=data)

@@ -133,7 +133,7 @@ class Strand:
         self._begun_at = now
         if now < self._added_at + HOLD and len(self.held) < CONTEXT:
             return self._cut(max(self.held.rfind(space) for space in _SPACES) + 1)
-        return self._cut(_whole_characters(self.held) or len(self.held))
+        return self._cut(whole_characters(self.held) or len(self.held))
 
     def _cut(self, end: int) -> bytes:
         data = bytes(self.held[:end])
@@ -172,7 +172,7 @@ def _end_of_piece(data: bytes, start: int, found: Sequence[Find]) -> int:
     end = start + PIECE
     if end >= len(data):
         return len(data)
-    end = data.rfind(b"\n", start, end) + 1 or start + _whole_characters(data[start:end])
+    end = data.rfind(b"\n", start, end) + 1 or start + whole_characters(data[start:end])
     return next((find.end for find in found if find.start < end < find.end), end)
 
 
@@ -182,7 +182,7 @@ def _text(data: bytes, start: int, end: int, found: Sequence[Find]) -> str:
     return blanked(data[start:end], moved).decode(errors="replace")
 
 
-def _whole_characters(data: bytes | bytearray) -> int:
+def whole_characters(data: bytes | bytearray) -> int:
     """How many of these bytes are whole characters of UTF-8, or none at all."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     decoder.decode(data)

@@ -17,6 +17,7 @@ from agentq.journal import SECONDS, Journal
 from agentq.messages import utc_now
 from agentq.process_table import process_identity
 from agentq.profile import Profile
+from agentq.store import Store
 
 log = logging.getLogger("agentq")
 
@@ -29,7 +30,7 @@ class Presence:
         journal: Journal,
         engine: Engine,
         profile: Profile,
-        store: str,
+        store: Store,
         running: Callable[[], Sequence[dict[str, object]]],
     ) -> None:
         self._journal, self._engine = journal, engine
@@ -52,7 +53,7 @@ class Presence:
     def up(self) -> None:
         """The worker takes tasks."""
         self._is_up = True
-        self._journal.tell(self._event("worker_up", {"store": self._store, **self._known()}))
+        self._journal.tell(self._event("worker_up", {"store": self._store.url, **self._known()}))
 
     def draining(self) -> None:
         """It takes no new ones any more."""

@@ -6,8 +6,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from agentq.app import App
+from agentq.desk import Desk
 from agentq.integrations.deliverer import Deliverer, Outcome, Pace
-from agentq.integrations.desk import Desk
 from agentq.integrations.jobs import DIGEST_CHARS, ended, text_of
 from agentq.integrations.langgraph.graphs import checked
 from agentq.integrations.langgraph.threads import TENANT_KEY, GraphThreads, RunConfig

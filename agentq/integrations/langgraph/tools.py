@@ -11,9 +11,9 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, InjectedToolCallId
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from agentq.desk import Desk
 from agentq.errors import Invalid
 from agentq.integrations.chat import LIMIT, LISTED, WAIT_SECONDS, Chat, Scope
-from agentq.integrations.desk import Desk
 from agentq.integrations.jobs import DIGEST_CHARS, SILENT, Answer, Where, refused, text_of
 from agentq.integrations.langgraph.threads import TENANT_KEY
 from agentq.integrations.threads import COORDINATOR, Mode

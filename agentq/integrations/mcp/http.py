@@ -13,9 +13,10 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from agentq.desk import Desk
+from agentq.door import in_url, is_loopback
 from agentq.errors import ExitCode
-from agentq.integrations.desk import Desk
-from agentq.integrations.mcp.door import Door, in_url, is_loopback
+from agentq.integrations.mcp.door import Door
 from agentq.integrations.mcp.server import make_server
 
 PATH = "/mcp"

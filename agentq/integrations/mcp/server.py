@@ -29,8 +29,8 @@ from mcp_types import (
 from mcp_types import Tool as ToolType
 
 from agentq import __version__
+from agentq.desk import Desk
 from agentq.errors import AgentqError, EvidenceError, Unavailable
-from agentq.integrations.desk import Desk
 from agentq.integrations.mcp.arguments import Wait, read
 from agentq.integrations.mcp.reading import TEMPLATES, Content, listed
 from agentq.integrations.mcp.reading import read as read_resource

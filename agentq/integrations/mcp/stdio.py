@@ -9,8 +9,8 @@ from typing import Any, TextIO, cast
 
 from mcp.server.stdio import stdio_server
 
+from agentq.desk import Desk
 from agentq.errors import ExitCode, Invalid
-from agentq.integrations.desk import Desk
 from agentq.integrations.mcp.server import make_server
 
 CLOSE_SECONDS = 2.0

@@ -22,8 +22,8 @@ from mcp_types import (
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
+from agentq.desk import Desk
 from agentq.errors import AgentqError, NotFound
-from agentq.integrations.desk import Desk
 from agentq.integrations.mcp.arguments import checked
 from agentq.integrations.mcp.waiting import Waited, look
 from agentq.integrations.mcp.words import told

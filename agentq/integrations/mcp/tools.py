@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from agentq.agents import Agents
 from agentq.asking import Asked, Words, request_for
+from agentq.desk import Desk
 from agentq.errors import AgentqError, Invalid, NothingYet
 from agentq.harmless import one_line, quoted
-from agentq.integrations.desk import Desk
 from agentq.integrations.mcp import arguments
 from agentq.integrations.mcp.arguments import checked
 from agentq.integrations.mcp.reading import report
@@ -190,12 +190,10 @@ class Toolbox:
                 coordinator=app.settings.coordinator,
                 check_target=app.agents.check_target,
                 plan_id=None if asked.id is None else checked(asked.id),
+                called="plan",
             )
 
-        try:
-            planned = await self._desk.call(prepare)
-        except AgentqError as error:
-            raise type(error)(str(error).replace("standard input", "plan"), hint=error.hint) from error
+        planned = await self._desk.call(prepare)
         return Answer(_registered(await self._desk.submit_plan(planned.request, planned.contexts)))
 
     async def _status(self, asked: arguments.Several, _: Progress) -> Answer:

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from agentq.desk import Desk
 from agentq.harmless import one_line, quoted
-from agentq.integrations.desk import Desk
 from agentq.integrations.mcp.arguments import Wait, checked
 from agentq.integrations.mcp.words import BARS
 from agentq.messages import Completion
