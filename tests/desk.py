@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack, chdir, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, chdir, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from json import loads
 from pathlib import Path
@@ -180,8 +180,13 @@ class Desk:
         self.with_engine(lambda engine: engine.dead_letter(task, reason))
 
     def files(self) -> dict[str, bytes]:
-        """Everything in the store."""
-        return {str(p.relative_to(self.shared)): p.read_bytes() for p in self.shared.rglob("*") if p.is_file()}
+        """Everything in the store, in which somebody may be at work."""
+        found = {}
+        for folder, _, names in os.walk(self.shared):
+            for path in filter(Path.is_file, (Path(folder, name) for name in names)):
+                with suppress(FileNotFoundError):
+                    found[str(path.relative_to(self.shared))] = path.read_bytes()
+        return found
 
     def envelope(self, task_id: str) -> Envelope:
         """The task as registered."""

@@ -538,7 +538,8 @@ class GatedWorld(Theatre[Gated]):
         for (other, number), actor in self.living.items():
             end = self.model.paper(f"attempts/{task}/{number}.end.json")
             by_hand = end is not None and "taken over by" in end["reason"]
-            if other == task and actor.process not in self.stage.dead and not by_hand:
+            over = by_hand or actor.process in self.stage.dead or (task, number) in self.unheard
+            if other == task and not over:
                 return True
         return False
 
@@ -628,7 +629,7 @@ class GatedWorld(Theatre[Gated]):
             self._check_why(task, manifest, attempts)
             return
         ran = (task, number) in self.runs or manifest["status"] == "cancelled"  # just before its agent was started
-        if paper["owner"]["started"] != manifest["from"] or not ran:
+        if self.name_of(paper["owner"]["started"]) != manifest["from"] or not ran:
             raise Broken(f"the manifest of {task} is not of who ran attempt {number}")
         if manifest["status"] == "cancelled" and not self._was_cancelled(task):
             raise Broken(f"{task} was stopped as cancelled, and nobody asked")

@@ -234,7 +234,7 @@ class MovingWorld(World):
             raise Broken(f"attempt {number} starts in {where}, which the task has left")
         if not self.scenario.stalls:
             for other, actor in self.living.items():
-                if actor.process not in self.stage.dead:
+                if actor.process not in self.stage.dead and (TASK, other) not in self.unheard:
                     raise Broken(f"attempt {number} starts in {where} while attempt {other} lives")
         self.living[number] = self.stage.current
 

@@ -207,8 +207,12 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        asked = Asked(self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, body)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        if headers.pop("transfer-encoding", ""):
+            body = b"".join(iter(self._chunk, b""))
+        else:
+            body = self.rfile.read(int(headers.get("content-length", 0)))
+        asked = Asked(self.command, self.path, headers, body)
         try:
             answer = self.front.answer(asked)
         except (Cut, OSError):
@@ -223,6 +227,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(answer.body[: len(answer.body) - answer.cut])
         self.close_connection = self.close_connection or bool(answer.cut)
+
+    def _chunk(self) -> bytes:
+        """The next chunk of a body, none at its end."""
+        data = self.rfile.read(int(self.rfile.readline() or b"0", 16))
+        self.rfile.readline()
+        return data
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve
 

@@ -1,4 +1,4 @@
-"""A user of the broker for every role, as `agentq access export` makes them, on the newest and the oldest version."""
+"""A user of the broker for every role, as `agentq access export` makes them."""
 
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -15,7 +15,6 @@ from tests.desk import Desk
 
 AGENTS = ("implementation-worker", "review-worker")
 WORKER, OTHER = AGENTS
-VERSIONS = ["newest", "oldest"]
 
 
 @dataclass(frozen=True)
@@ -58,18 +57,17 @@ class Party:
             yield opened
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
-def party(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Party:
+@pytest.fixture(scope="module")
+def party(rabbitmq: Node, tmp_path_factory: pytest.TempPathFactory) -> Party:
     """A namespace whose users were made by what `agentq access export` prints."""
-    node: Node = request.getfixturevalue("rabbitmq" if request.param == "newest" else "rabbitmq_oldest")
-    return made_party(node, Desk(tmp_path_factory.mktemp("party")))
+    return made_party(rabbitmq, Desk(tmp_path_factory.mktemp("party")))
 
 
 def made_party(node: Node, desk: Desk) -> Party:
     namespace = f"access-{secrets.token_hex(4)}"
     desk.environment |= {"AGENTQ_BROKER": node.url, "AGENTQ_NAMESPACE": namespace}
     desk.ok("init")
-    definitions = desk.ok("access", "export", "--generate", "passwords")
+    definitions = desk.ok("access", "export", "--gateway", "gateway", "--generate", "passwords")
     node.load(definitions)
     lines = (desk.project / "passwords").read_text().splitlines()
     return Party(node, namespace, dict(line.split() for line in lines))

@@ -36,6 +36,10 @@ from agentq.doctor import papers as doctor_module
 from agentq.engine import Guard
 from agentq.errors import AgentqError, Conflict, EngineUnavailable, NotFound, NothingYet, StoreUnavailable
 from agentq.events import Event
+from agentq.gateway import paper_rights as rights_module
+from agentq.gateway import reach as reach_module
+from agentq.gateway.reach import Reach
+from agentq.gateway.telling_rights import TellingRights
 from agentq.guards import guard_id
 from agentq.hands import Hand, Hands
 from agentq.journal import Journal
@@ -47,6 +51,7 @@ from agentq.records import Records
 from agentq.settle import settle
 from agentq.store import Stored, unwatched
 from agentq.verdict import LookAgain, Park, Refuse, Settle, Start, Verdict
+from tests.bounded import Bounded, rights_of
 
 T = TypeVar("T")
 
@@ -60,6 +65,7 @@ MODULES = (
     doctor_module,
     gates_module,
     hands_module,
+    rights_module,
     settle_module,
 )
 TASK = "task-1"
@@ -88,7 +94,7 @@ def _at_once(effect: Callable[[], T], **_: Any) -> T:
 class MemoryStore:
     """A store in a dict; `seam` decides when, whether and how each operation takes place."""
 
-    url = "memory://store"
+    url = address = place = "memory://store"
 
     def __init__(
         self, objects: dict[str, bytes] | None = None, *, seam: Seam = _at_once, written: Callable[[str], None] = len
@@ -421,6 +427,21 @@ class Told(Journal):
         await self.hand_on(engine)
 
 
+class ToldFromAfar(Told):
+    """The same, of a worker whose gateway must keep nothing of that out of the log, nor change it."""
+
+    def __init__(self, told: list[Event], rights: TellingRights) -> None:
+        super().__init__(told)
+        self._rights = rights
+
+    def tell(self, *events: Event) -> None:
+        """Let the gateway look at them first."""
+        let_in = self._rights.told(events)
+        if let_in != [*events]:
+            raise Broken(f"the gateway makes {let_in} of {events}")
+        super().tell(*events)
+
+
 @dataclass(eq=False)
 class Message:
     """A message in the queue, parked, or in somebody's hands."""
@@ -533,7 +554,10 @@ class HandPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class Basics:
-    """What goes wrong, and how attempts go. Times are seconds."""
+    """What goes wrong, and how attempts go. Times are seconds.
+
+    With `far` the workers reach the store through a gateway, with a token of their agent.
+    """
 
     turns: tuple[Turn, ...] = ()
     stalls: bool = False
@@ -541,6 +565,7 @@ class Basics:
     plans: tuple[Plan, ...] = ()
     same_host: bool = True
     newcomers: int = 0
+    far: bool = False
 
 
 @dataclass(frozen=True)
@@ -581,6 +606,9 @@ class Theatre(Generic[S]):
         self.objects: dict[str, bytes] = {}
         self.told: list[Event] = []
         self.records = Records(MemoryStore(self.objects))  # the observer's: no steps, no faults
+        self.unheard: set[tuple[str, int]] = set()
+        """Attempts that may well be taken for dead: they are renewed seldom, and once that did not succeed."""
+        self._reach = Reach(self.records)
         self._processes = itertools.count(1)
 
     def play(self) -> None:
@@ -589,6 +617,7 @@ class Theatre(Generic[S]):
             for module in MODULES:
                 patched.enter_context(mock.patch.object(module, "utc_now", self.now))
             patched.enter_context(mock.patch("asyncio.to_thread", _in_this_thread))
+            patched.enter_context(mock.patch.object(reach_module, "LOOK_SECONDS", 0.0))
             patched.callback(self.stage.close)
             self._cast()
             self.stage.run()
@@ -647,14 +676,28 @@ class Theatre(Generic[S]):
             self._add(f"{name}.{slot}", lambda: self._work(claims), process=process, immortal=immortal)
 
     def _my_records(self) -> Records:
+        return Records(self._my_store(), journal=Told(self.told))
+
+    def _my_store(self) -> MemoryStore:
         store = MemoryStore(self.objects, seam=self.stage.step, written=self._observe)
         store.newcomers = self.scenario.newcomers
-        return Records(store, journal=Told(self.told))
+        return store
+
+    def _workers_records(self) -> Records:
+        if not self.scenario.far:
+            return self._my_records()
+        rights = rights_of(AGENT, self.records, self._reach)
+        journal = ToldFromAfar(self.told, TellingRights(AGENT, self.records, self._reach))
+        return Records(Bounded(self._my_store(), rights, seam=self.stage.step), journal=journal)
 
     def _claims(self, worker: str, process: int) -> Claims:
         owner = Owner(host="host", pid=process, boot="boot", started=worker)
         terms = Terms(AGENT, owner, (), self.scenario.max_attempts, LEASE, RENEWAL, self.irreversible)
-        return Claims(self._my_records(), terms, is_gone=self._is_gone, now=self.now)
+        return Claims(self._workers_records(), terms, is_gone=self._is_gone, now=self.now)
+
+    def name_of(self, worker: str) -> str:
+        """What a worker calls itself in its papers: of its agent, where that is asked for, else by its own name."""
+        return AGENT if self.scenario.far else worker
 
     def _is_gone(self, claim: Claim) -> bool:
         return self.scenario.same_host and claim.owner.pid in self.stage.dead
@@ -700,9 +743,7 @@ class Theatre(Generic[S]):
         self.engine.ack(message)
 
     def _settle(self, records: Records, manifest: Completion) -> None:
-        while patiently(lambda: records.marks.is_open(manifest.task_id)):
-            with suppress(StoreUnavailable):
-                run(settle(records, self.engine, manifest))
+        patiently(lambda: run(settle(records, self.engine, manifest)))
 
 
 class World(Theatre[Scenario]):
@@ -856,7 +897,7 @@ class World(Theatre[Scenario]):
         mark = (last.number, last.lease.counter if last.lease else 0) if claim and last else "waits"
         stood_still = self.stage.clock - seen.setdefault(mark, self.stage.clock) > LEASE + 2 * RENEWAL
         if claim and stood_still:
-            claims.records.end(task_id, end_of(claim, "sweeper", "its worker was silent"))
+            claims.records.end(task_id, end_of(claim, self.name_of("sweeper"), "its worker was silent"))
         verdict = claims.decide(task_id, may_start=False)
         if isinstance(verdict, Settle):
             self._settle(claims.records, verdict.manifest)
@@ -898,7 +939,8 @@ class World(Theatre[Scenario]):
         if not self.scenario.stalls:
             for other, actor in self.running.items():
                 end = self.records.ended(TASK, other)
-                if actor.process not in self.stage.dead and not (end and end.by.startswith("hand")):
+                over = actor.process in self.stage.dead or (end and end.by.startswith("hand"))
+                if not over and (TASK, other) not in self.unheard:
                     raise Broken(f"attempt {number} starts while attempt {other} lives")
         self.runs[number] = self.running[number] = self.stage.current
 
@@ -971,8 +1013,8 @@ class World(Theatre[Scenario]):
 
     def _check_the_winner(self, manifest: Completion) -> None:
         paper = self.records.attempts(TASK)[manifest.attempt - 1].paper
-        same = paper.completion == manifest if isinstance(paper, Seal) else paper.owner.started == manifest.from_
-        if not same:
+        sealed = isinstance(paper, Seal)
+        if not (paper.completion == manifest if sealed else self.name_of(paper.owner.started) == manifest.from_):
             raise Broken(f"the manifest is not of who owns attempt {manifest.attempt}")
         if manifest.status == "expired" and self.runs:
             raise Broken("a task that was run has expired")
@@ -1019,7 +1061,7 @@ class World(Theatre[Scenario]):
             raise Broken(f"attempt {number} ran and left nothing")
         if number != manifest.attempt and end is None and number in self.runs and not self._was_overtaken(number):
             raise Broken(f"attempt {number} ran, did not win, and was never ended")
-        if self.scenario.stalls or end is None or not end.counts:
+        if self.scenario.stalls or end is None or not end.counts or (TASK, number) in self.unheard:
             return
         if "silent" in end.reason or "died" in end.reason:
             raise Broken(f"attempt {number} of a living worker was declared dead: {end.reason}")
@@ -1075,9 +1117,12 @@ class Run:
         self._stop = self._stop or patiently(lambda: standing(self._records, self._start))
 
     def _keep(self) -> None:
-        with suppress(StoreUnavailable):
+        try:
             self._renew()
             self._stop = standing(self._records, self._start)
+        except StoreUnavailable:
+            if self._plan.pace > LEASE:
+                self._world.unheard.add((self._task_id, self._number))
         if self._guard is None and self._stop is None:
             with suppress(AgentqError):
                 self._publish_guard()
@@ -1113,7 +1158,7 @@ class Run:
         return self._commit("completed" if self._plan.ending == "done" else "failed", report)
 
     def _commit(self, status: Any, report: Any, verdict: str | None = None) -> Verdict:
-        by = self._start.claim.owner.started
+        by = self._world.name_of(self._start.claim.owner.started)
         papers, artifacts = self._start.papers, (report,)
         completion = completion_of(papers, status, by=by, attempt=self._number, artifacts=artifacts)
         completion = completion.model_copy(update={"verdict": verdict})
@@ -1121,7 +1166,8 @@ class Run:
 
     def _end(self, *, counts: bool) -> Verdict:
         retry_at = self._world.now() + timedelta(seconds=10) if counts else None
-        end = end_of(self._start.claim, "owner", self._plan.ending, counts=counts, retry_at=retry_at)
+        by, why = self._world.name_of("owner"), self._plan.ending
+        end = end_of(self._start.claim, by, why, counts=counts, retry_at=retry_at)
         patiently(lambda: self._records.end(self._task_id, end))
         return self._decide()
 

@@ -8,7 +8,6 @@ import os
 import re
 import stat
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,13 @@ from agentq.access import generate_passwords, read_passwords
 from agentq.engines.roles import roles
 from agentq.engines.topology import topology
 from agentq.errors import ExitCode
-from tests.brokers.node import Equipment, Installation, Node
+from tests.brokers.node import Node
 from tests.desk import Desk
-from tests.party import AGENTS, VERSIONS
+from tests.party import AGENTS
 
 URL = "amqp://rabbit-1/agents"
 ALL_NAMES = [thing.name for space in ("a.b", "a-b", "b") for thing in topology((4, 3), space, ["w", "w.2"], ["c", "d"])]
 ADMIN = {"AGENTQ_MANAGEMENT_USER": "guest", "AGENTQ_MANAGEMENT_PASSWORD": "guest"}
-
-
-@pytest.fixture(scope="module")
-def managed_oldest(rabbitmq_installations: dict[str, Installation]) -> Iterator[Node]:
-    """A node of the oldest RabbitMQ with the management API."""
-    oldest = list(rabbitmq_installations.values())[-1]
-    with oldest.new(Equipment(management=True)) as node:
-        yield node
 
 
 class Office(Desk):
@@ -78,15 +69,8 @@ class Office(Desk):
 
 @pytest.fixture
 def office(secured: Node, tmp_path: Path) -> Office:
-    """An office at a newest node."""
+    """An office at a node."""
     return Office(tmp_path, secured, tmp_path.name)
-
-
-@pytest.fixture(params=VERSIONS)
-def any_office(request: pytest.FixtureRequest, tmp_path: Path) -> Office:
-    """An office at a newest and at an oldest node."""
-    node = request.getfixturevalue("secured" if request.param == "newest" else "managed_oldest")
-    return Office(tmp_path, node, tmp_path.name)
 
 
 # --- shown and exported -----------------------------------------------------------------------------------------------
@@ -97,7 +81,7 @@ def test_the_roles_are_shown_with_what_each_may_do(desk: Desk) -> None:
     for user in ("coordinator.alice", "worker.research.worker", *(f"worker.{name}" for name in AGENTS)):
         assert f"user        agentq.{user}\n" in shown
     roles = desk.json("access", "show", "--broker", URL, "--agent", "research.worker")["roles"]
-    assert [role["kind"] for role in roles] == ["coordinator", "worker", "worker", "worker", "observer"]
+    assert [role["kind"] for role in roles] == ["coordinator", *["worker"] * 4, "observer"]
     worker = next(role for role in roles if role["name"] == "research.worker")
     assert (worker["configure"], worker["read"]) == ("^$", r"^agentq\.(tasks\.research\.worker)$")
     assert r"\.tasks|" not in worker["write"]
@@ -197,8 +181,7 @@ def test_a_file_of_passwords_that_will_not_do_is_refused(desk: Desk, text: str |
 
 
 @pytest.mark.promise("least-privilege")
-def test_applying_twice_changes_nothing_the_second_time(any_office: Office) -> None:
-    office = any_office
+def test_applying_twice_changes_nothing_the_second_time(office: Office) -> None:
     office.ok("init")
     first = office.apply("--generate", "new")
     passwords = office.passwords("new")

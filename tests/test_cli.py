@@ -614,7 +614,7 @@ def test_retry_makes_a_new_task_that_cites_the_old_one(any_desk: Desk) -> None:
 def test_init_may_be_repeated(any_desk: Desk) -> None:
     again = any_desk.json("init")
     assert again["created"] == []
-    assert again["agents"] == ["implementation-worker", "review-worker"]
+    assert again["agents"] == ["implementation-worker", "mention-worker", "review-worker"]
     assert again["found"]
     assert again["notes"]
     assert "guest:guest" not in any_desk.ok("init")

@@ -136,10 +136,12 @@ def profile(folder: Path, agent: str, text: str = "") -> None:
 
 def test_the_built_in_profiles_are_there(tmp_path: Path) -> None:
     found = profiles(settings(tmp_path), tmp_path)
-    assert sorted(found) == ["implementation-worker", "review-worker"]
+    assert sorted(found) == ["implementation-worker", "mention-worker", "review-worker"]
     assert "git worktree" in found["implementation-worker"].prompt
     assert found["implementation-worker"].types[0] == "implementation"
     assert {"review", "reasoning"} <= set(found["review-worker"].types)
+    assert found["mention-worker"].types == ("mention", "assignment", "manual", "refinement")
+    assert found["mention-worker"].evidence.artifacts == ("decision",)
 
 
 def test_the_nearest_profile_holds(tmp_path: Path) -> None:

@@ -227,7 +227,12 @@ def wheel(tmp_path: Path) -> Path:
 
 def test_the_demo_from_a_wheel(desk: Desk, wheel: Path, tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"agentq/cli/guide.md", "agentq/profiles/review/worker.toml", "agentq/profiles/review/prompt.md"} <= {*names}
+    assert {
+        "agentq/cli/guide.md",
+        "agentq/profiles/review/worker.toml",
+        "agentq/profiles/review/prompt.md",
+        "agentq/profiles/mention/prompt.md",
+    } <= {*names}
     assert not [name for name in names if name.startswith(("tests/", "shared/", "workers/"))]
 
     venv.create(tmp_path / "venv", with_pip=True)

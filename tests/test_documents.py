@@ -28,7 +28,14 @@ EXPECTED = {
     "agentq worker check docs-worker": ExitCode.NEEDS_MENDING,  # no tool is logged in here
     "agentq fail task-123": ExitCode.CONFLICT,  # the line before completed it
 }
-ENDLESS = ("agentq worker run", "agentq bridge run", "agentq metrics serve", "agentq demo", "agentq watch task-123")
+ENDLESS = (
+    "agentq worker run",
+    "agentq bridge run",
+    "agentq metrics serve",
+    "agentq serve",
+    "agentq demo",
+    "agentq watch task-123",
+)
 """What would run for ever, or too long: its help is shown instead."""
 OTHER_WORDS = ("make ", "docker ", "export ", "#")
 
@@ -80,7 +87,9 @@ def run(line: str, place: Path) -> "subprocess.CompletedProcess[str]":
 def test_every_command_in_a_document_runs(document: Path, place: Path) -> None:
     for line in commands(document):
         if line.startswith(ENDLESS):
-            line = shlex.join([*shlex.split(line)[: 2 if line.startswith("agentq demo") else 3], "--help"])
+            line = shlex.join(
+                [*shlex.split(line)[: 2 if line.startswith(("agentq demo", "agentq serve")) else 3], "--help"]
+            )
         expected = next((code for start, code in EXPECTED.items() if line.startswith(start)), ExitCode.OK)
         done = run(line, place)
         assert done.returncode == expected, f"{line}\n{done.stdout}{done.stderr}"
@@ -99,7 +108,7 @@ def test_every_block_of_settings_is_accepted() -> None:
             if "agent" in values:
                 Profile.model_validate(values | {"folder": ROOT, "prompt": ""})
             else:
-                Settings.model_validate(values | {"data": ROOT})
+                Settings.model_validate({"broker": "amqp://x", "store": "x"} | values | {"data": ROOT})
     assert seen >= 3
 
 

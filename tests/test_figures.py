@@ -283,7 +283,7 @@ def test_json_has_everything(told: Desk) -> None:
     assert set(found) == {
         "since", "until", "agent", "as_of", "total", "by", "parts", "queues", "dead_letters_now"
     }  # fmt: skip
-    assert found["queues"] == {"implementation-worker": 0, "review-worker": 0}
+    assert found["queues"] == {"implementation-worker": 0, "mention-worker": 0, "review-worker": 0}
     assert found["total"]["cost_usd"] == {"sum": 0.25, "mean": 0.25, "known": 1, "unknown": 1}
     assert found["total"]["per_hour"] == pytest.approx(1.5)
     assert math.isclose(found["total"]["now"]["oldest_seconds"], HOUR, abs_tol=60)

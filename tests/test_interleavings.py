@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.gates_simulation import DIAMOND, Act, Gated, GatedWorld, Node
 from tests.simulation import Fault, HandPlan, Plan, Scenario, Turn, World
 
-EXAMPLES = int(os.environ.get("INTERLEAVINGS", "400"))
+EXAMPLES = int(os.environ.get("INTERLEAVINGS", "100"))
 
 pytestmark = [pytest.mark.timeout(0)] if "INTERLEAVINGS" in os.environ else []
 
@@ -43,6 +43,7 @@ COMMON: dict[str, st.SearchStrategy[Any]] = {
     "plans": st.lists(plans, max_size=4).map(tuple),
     "same_host": st.booleans(),
     "newcomers": st.integers(0, 7),
+    "far": st.booleans(),
 }
 WAITING: dict[str, st.SearchStrategy[Any]] = {
     "registered": st.just(True),
@@ -169,6 +170,7 @@ def test_an_interleaving_that_was_thought_of(name: str) -> None:
 @pytest.mark.promise("not-twice")
 @pytest.mark.promise("bounded-attempts")
 @pytest.mark.promise("status-right")
+@pytest.mark.promise("via-refused")
 @pytest.mark.parametrize("meeting", MEETINGS)
 def test_no_order_of_steps_and_faults_breaks_a_promise(meeting: str) -> None:
     @_searched(EXAMPLES)
@@ -347,6 +349,7 @@ GATED: dict[str, st.SearchStrategy[Any]] = {
     "plans": st.lists(reviews | plans, max_size=6).map(tuple),
     "same_host": st.booleans(),
     "newcomers": st.integers(0, 7),
+    "far": st.booleans(),
 }
 GATED_MEETINGS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "dependencies": {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.moving_simulation import Copy, Moving, MovingWorld
 from tests.simulation import Fault, Plan, Turn
 
-EXAMPLES = int(os.environ.get("INTERLEAVINGS", "200"))
+EXAMPLES = int(os.environ.get("INTERLEAVINGS", "60"))
 
 pytestmark = [pytest.mark.timeout(0)] if "INTERLEAVINGS" in os.environ else []
 

@@ -401,7 +401,7 @@ def test_where_profiles_are_required_nobody_else_takes_tasks(desk: Desk) -> None
     done = desk.run("claim", "--as", "stranger")
     assert done.code == 3
     assert "there is no profile for stranger" in done.err
-    assert "Known: implementation-worker, review-worker." in done.err
+    assert "Known: implementation-worker, mention-worker, review-worker." in done.err
     assert desk.run("claim", "--as", AGENT).code == 12
     assert desk.files() == before
 

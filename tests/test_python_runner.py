@@ -27,6 +27,8 @@ from agentq.work import Later, Refuse, Work
 def reports(work: Work) -> str:
     print("working on", work.task_id, flush=True)
     work.doing("counting")
+    work.say("One, ")
+    work.say("two. ")
     work.spent(input_tokens=3, cost_usd=0.5)
     (work.output / "risks.md").write_text("none")
     return f"{work.attempt}: {work.prompt} in {work.workdir.name}"
@@ -101,6 +103,7 @@ async def test_a_function_is_called_with_its_work(job: Job) -> None:
     assert (ran.ended, ran.reason, ran.final_text) == ("done", None, "2: the prompt in work")
     assert (ran.usage.input_tokens, ran.usage.output_tokens, ran.usage.cost_usd) == (3, None, 0.5)
     assert (job.output / "risks.md").read_text() == "none"
+    assert (job.output / "answer.md").read_text() == "One, two. "
     assert b"working on task-1" in heard
     assert b'"agentq"' not in heard
     assert doing[0] == "function: my_agent:reports"

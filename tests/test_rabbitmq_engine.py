@@ -31,22 +31,19 @@ from agentq.messages import PRIORITIES, Completion, Envelope, utc_now
 from tests.brokers.node import Installation, Node
 from tests.desk import Desk, on
 
-VERSIONS = ["newest", "oldest"]
 NewEngine = Callable[..., RabbitMQEngine]
 
 
-@pytest.fixture(params=VERSIONS)
-def node(request: pytest.FixtureRequest) -> Node:
-    """The shared node of the newest and of the oldest RabbitMQ."""
-    shared: Node = request.getfixturevalue("rabbitmq" if request.param == "newest" else "rabbitmq_oldest")
-    return shared
+@pytest.fixture
+def node(rabbitmq: Node) -> Node:
+    """The shared node."""
+    return rabbitmq
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
-def own_node(request: pytest.FixtureRequest, rabbitmq_installations: dict[str, Installation]) -> Iterator[Node]:
+@pytest.fixture(scope="module")
+def own_node(rabbitmq_installation: Installation) -> Iterator[Node]:
     """A node to stop, start and alarm; whoever does leaves it running and well."""
-    installations = list(rabbitmq_installations.values())
-    with installations[0 if request.param == "newest" else -1].new() as node:
+    with rabbitmq_installation.new() as node:
         yield node
 
 

@@ -28,11 +28,10 @@ SOON = 3.0
 """Seconds within which a reader must notice that the broker is gone."""
 
 
-@pytest.fixture(params=["newest", "oldest"])
-def node(request: pytest.FixtureRequest) -> Node:
-    """The shared node of the newest and of the oldest RabbitMQ."""
-    shared: Node = request.getfixturevalue("rabbitmq" if request.param == "newest" else "rabbitmq_oldest")
-    return shared
+@pytest.fixture
+def node(rabbitmq: Node) -> Node:
+    """The shared node."""
+    return rabbitmq
 
 
 @pytest.fixture

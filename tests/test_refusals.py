@@ -51,7 +51,7 @@ def test_an_unknown_agent(desk: Desk) -> None:
         desk,
         ("--to", "nobody", "--type", "review", "-i", "Look."),
         "there is no agent nobody",
-        "Known: implementation-worker, review-worker.",
+        "Known: implementation-worker, mention-worker, review-worker.",
         "agentq.toml",
     )
 

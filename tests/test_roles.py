@@ -152,14 +152,16 @@ FORBIDDEN: dict[str, dict[str, Act]] = {
     | taking(ANOTHERS, DEAD, RESULTS, DELAY)
     | {f"publish a task to {agent}": send("{}.tasks", agent) for agent in AGENTS},
     "observer": NOBODYS | TURNS | PUBLISHING | taking(OWN, ANOTHERS, DEAD, RESULTS, DELAY),
+    "gateway": NOBODYS | taking(DELAY, RESULTS),
 }
 ALLOWED: dict[str, dict[str, Act]] = {
     "coordinator": LOG
     | {"publish events": send(EVENTS, "event.x"), "get": get(RESULTS), "consume completions": consume(RESULTS)},
     "worker": {"publish events": send(EVENTS, "event.x"), "publish output": send(EVENTS, "output.x")},
     "observer": LOG,
+    "gateway": LOG | {f"publish {key}": send(EVENTS, key) for key in ("event.x", "output.x")},
 }
-NAMES = {"coordinator": "coordinator", "worker": WORKER, "observer": "observer"}
+NAMES = {"coordinator": "coordinator", "worker": WORKER, "observer": "observer", "gateway": "gateway"}
 
 
 @pytest.mark.promise("least-privilege")
@@ -208,6 +210,24 @@ async def test_a_coordinator_submits_looks_and_works_with_dead_letters(party: Pa
 
 
 @pytest.mark.promise("least-privilege")
+async def test_a_gateway_publishes_and_looks_as_a_coordinator_and_takes_for_every_worker(party: Party) -> None:
+    async with party.acting("gateway") as engine:
+        for agent in AGENTS:
+            await engine.ready(agent)
+            await engine.publish(envelope(agent, to=agent))
+            assert await engine.depth(agent) == 1
+            await (await asyncio.wait_for(engine.receive(agent), 10)).dead_letter("because")
+        letters = [letter for letter in await engine.dead_letters() if letter.task_id in AGENTS]
+        assert await engine.remove_dead_letters([letter.id for letter in letters]) == 2
+        await engine.publish(envelope("parked"), delay=1)
+        await (await asyncio.wait_for(engine.receive(WORKER), 10)).ack()
+        await engine.notify(completion(), "results.coordinator")
+        health = await engine.health(AGENTS)
+    assert health.missing == ()
+    assert not [note for note in health.notes if "not looked at" in note]
+
+
+@pytest.mark.promise("least-privilege")
 async def test_a_worker_takes_parks_and_answers(party: Party) -> None:
     async with party.acting("worker", WORKER) as engine:
         await engine.ready(WORKER)
@@ -244,7 +264,7 @@ async def test_an_observer_counts_and_publishes_nothing(party: Party) -> None:
 
 
 @pytest.mark.promise("least-privilege")
-@pytest.mark.parametrize("kind", ["coordinator", "observer"])
+@pytest.mark.parametrize("kind", ["coordinator", "observer", "gateway"])
 @pytest.mark.parametrize("log", ["events", "output"])
 async def test_who_looks_reads_both_logs_to_the_end_and_counts_dead_letters(party: Party, kind: str, log: Log) -> None:
     """Whether it may put a marker there or not; nothing is left out, and nothing comes twice."""

@@ -11,8 +11,9 @@ import trustme
 
 from agentq.config import S3Section, load_settings
 from agentq.errors import AgentqError, Invalid, StoreUnavailable
+from agentq.stores.passing import Passing
 from agentq.stores.s3 import S3Store
-from agentq.stores.s3_words import Passing, explain
+from agentq.stores.s3_words import explain
 from tests.desk import Desk
 from tests.object_faults import Front, fronting, says
 from tests.object_servers import BUCKET, CREDENTIALS, ObjectServer, free_port

@@ -164,6 +164,16 @@ async def test_settling_tells_the_engine(records: Records) -> None:
     assert not records.marks.is_open(TASK)
 
 
+async def test_a_result_that_was_taken_from_the_inbox_does_not_come_back(records: Records) -> None:
+    registered(records)
+    engine, manifest = Notices(), done(records)
+    assert await settle(records, engine, manifest)  # type: ignore[arg-type]
+    records.take_from_inbox("coordinator", TASK)
+    assert not await settle(records, engine, manifest)  # type: ignore[arg-type]
+    assert list(records.inbox("coordinator")) == []
+    assert len(engine.notices) == 1
+
+
 async def test_a_notice_that_is_lost_holds_up_nothing(records: Records) -> None:
     registered(records)
     await settle(records, Notices(away=True), done(records))  # type: ignore[arg-type]

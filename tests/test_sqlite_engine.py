@@ -503,7 +503,7 @@ async def test_a_full_disk_is_unavailable_until_there_is_space(engine: SQLiteEng
     await engine.publish(an_envelope(AGENT, "before"))
     with pytest.raises(EngineUnavailable, match="the disk is full") as caught:
         await engine.publish(large)
-    assert "free some space" in caught.value.hint
+    assert "Free some space" in caught.value.hint
     await engine.publish(an_envelope(AGENT, "after", priority="urgent"))  # on a connection without that limit
     assert await drain(engine, AGENT, 2) == ["after", "before"]
 
@@ -524,7 +524,7 @@ def read_only_folder() -> Iterator[Path]:
 async def test_a_read_only_folder_is_unavailable(new: Callable[..., SQLiteEngine], read_only_folder: Path) -> None:
     error = await complaint(new(read_only_folder / "queue.db"))
     assert isinstance(error, EngineUnavailable)
-    assert "let this user write" in error.hint
+    assert "Let this user write" in error.hint
 
 
 async def test_a_read_only_database_is_unavailable(engine: SQLiteEngine) -> None:

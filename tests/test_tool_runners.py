@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
@@ -530,3 +531,47 @@ def test_the_documented_permission_modes_and_logins_are_those_of_the_settings() 
         assert [mode for mode in modes if f"`{mode}`" not in row] == []
         (names,) = re.findall(rf"^\| `{kind}` \| ((?:`[A-Z_]+`(?:, )?)+) \|$", told, re.MULTILINE)
         assert re.findall("[A-Z_]+", names) == list(section.credentials)
+
+
+# ---------------------------------------------------------------------- answers as they come
+
+
+def claude_streams(*texts: str, **more: Any) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = [{"type": "message_start"}]
+    events += [{"type": "content_block_delta", "delta": {"type": "text_delta", "text": text}} for text in texts]
+    return [{"type": "stream_event", "event": event, "parent_tool_use_id": None, **more} for event in events]
+
+
+def answered(kind: str, *events: Any) -> str:
+    """What a run tells of its answer."""
+    run, told = Run(kind), list[str]()
+    run.job = replace(run.job, answers=told.append)
+    run.heard = Heard(run.job, 900.0)
+    run.read = run.tool.reader(run.job, run.heard)
+    run.prints(*events)
+    return "".join(told)
+
+
+@pytest.mark.promise("answer-streamed")
+def test_a_model_is_heard_while_it_speaks_and_once() -> None:
+    first = claude_streams("Let me ", "look.")
+    assert answered("claude", *first) == "Let me look."
+    assert answered("claude", *first, claude_says("Let me look.")) == "Let me look."
+    assert answered("claude", *first, claude_says("Let me look. Now.")) == "Let me look. Now."
+    second = (*first, claude_says("Let me look."), *claude_streams("It ", "is so."), claude_says("It is so."))
+    assert answered("claude", *second) == "Let me look.\n\nIt is so."
+    assert answered("claude", *first, *claude_streams("It is so.")) == "Let me look.\n\nIt is so.", "tried again"
+    assert answered("claude", *claude_streams("Inside.", parent_tool_use_id="t1"), claude_says("Out.")) == "Out."
+
+
+@pytest.mark.promise("answer-streamed")
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_tools_words_are_an_answer(kind: str) -> None:
+    assert answered(kind, *WELL[kind]) == "Done."
+    assert Run(kind).prints(*WELL[kind]).ends().ended == "done", "also where nobody waits for it"
+
+
+def test_only_who_is_waited_for_is_asked_for_parts() -> None:
+    run = Run("claude")
+    assert "--include-partial-messages" not in run.tool.command(run.job)
+    assert "--include-partial-messages" in run.tool.command(replace(run.job, answers=lambda text: None))

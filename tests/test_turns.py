@@ -34,7 +34,7 @@ from tests.object_servers import ObjectServer
 from tests.simulation import MemoryStore, Turn
 from tests.turns_simulation import Broken, Meeting, TurnsWorld, Wish
 
-EXAMPLES = int(os.environ.get("INTERLEAVINGS", "400"))
+EXAMPLES = int(os.environ.get("INTERLEAVINGS", "100"))
 
 pytestmark = [pytest.mark.timeout(0)] if "INTERLEAVINGS" in os.environ else []
 

@@ -72,7 +72,7 @@ def test_nothing_is_overwritten(desk: Desk) -> None:
     ("flags", "words"),
     [
         (("../mine",), "is no name"),
-        (("mine", "--from", "nothing"), "There are: implementation, review."),
+        (("mine", "--from", "nothing"), "There are: implementation, mention, review."),
         (("mine", "--folder", "/proc/none"), "cannot be written"),
         (("mine", "--runner", "'"), "cannot be read"),
     ],

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
@@ -190,6 +191,29 @@ def test_line_ends_are_those_that_the_project_wants(repository: Path, folder: Pa
     assert made["new.txt"][1] == b"new\n", "as a commit would have it"
 
 
+@pytest.mark.parametrize("kind", ["git-worktree", "read-only", "copy"])
+def test_what_a_commit_would_write_otherwise_is_no_change(repository: Path, folder: Path, kind: Kind) -> None:
+    git(repository, "stash", "--quiet")
+    (repository / ".gitattributes").write_text("*.txt text\n")
+    git(repository, "add", ".gitattributes")
+    git(repository, "commit", "--quiet", "-m", "crlf.txt stays as it is until somebody touches it")
+    assert (
+        b"\r\n"
+        in subprocess.run(
+            ["git", "-C", str(repository), "show", "HEAD:crlf.txt"], capture_output=True, check=True
+        ).stdout
+    )
+    work = open_workspace(kind, folder=folder, task_id="t", attempt=1, repository=repository)
+    changes = work.undo if kind == "read-only" else work.patch
+    assert not changes()
+    (folder / "src/main.py").write_text("another\n")
+    assert b"crlf.txt" not in (found := changes() or b"")
+    assert b"src/main.py" in found
+    if kind == "git-worktree":
+        (folder / "crlf.txt").write_bytes(b"three\r\n")
+        assert b"+three\n" in (work.patch() or b"")
+
+
 def test_a_repository_of_sha256(tmp_path: Path, folder: Path) -> None:
     git(tmp_path, "init", "--quiet", "--object-format=sha256", "new")
     (tmp_path / "new/file").write_text("x\n")
@@ -214,6 +238,13 @@ def test_a_git_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeypatch
     with pytest.raises(Unavailable, match="did not end within 1 s"):
         Git(seconds=1).run("status")
     assert time.monotonic() - began < 10
-    child = int((tmp_path / "child").read_text())
-    stat = Path(f"/proc/{child}/stat")
-    assert not stat.exists() or stat.read_text().split()[2] == "Z"
+    stat = Path(f"/proc/{int((tmp_path / 'child').read_text())}/stat")
+    while _runs(stat):
+        assert time.monotonic() - began < 10
+        time.sleep(0.01)
+
+
+def _runs(stat: Path) -> bool:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return stat.read_text().split()[2] != "Z"
+    return False

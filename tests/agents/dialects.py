@@ -22,13 +22,15 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model says: a text, or a tool with its input; `refused` when it does not want to."""
+    """What the model says: a text (in some dialects in `parts`), or a tool with its input; `refused` when it does not
+    want to."""
 
     text: str = ""
     tool: str | None = None
     input: Mapping[str, Any] | None = None
     freeform: str | None = None
     refused: bool = False
+    parts: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,12 @@ def _anthropic_events(answer: Answer, name: str) -> Iterator[Mapping[str, Any]]:
     yield {"type": "message_start", "message": message}
     if answer.tool:
         start = {"type": "tool_use", "id": f"toolu_{name}", "name": answer.tool, "input": {}}
-        delta = {"type": "input_json_delta", "partial_json": json.dumps(answer.input)}
+        deltas = [{"type": "input_json_delta", "partial_json": json.dumps(answer.input)}]
     else:
-        start, delta = {"type": "text", "text": ""}, {"type": "text_delta", "text": answer.text}
+        start = {"type": "text", "text": ""}
+        deltas = [{"type": "text_delta", "text": text} for text in answer.parts or (answer.text,)]
     yield {"type": "content_block_start", "index": 0, "content_block": start}
-    yield {"type": "content_block_delta", "index": 0, "delta": delta}
+    yield from ({"type": "content_block_delta", "index": 0, "delta": delta} for delta in deltas)
     yield {"type": "content_block_stop", "index": 0}
     end = {"stop_reason": _anthropic_end(answer), "stop_sequence": None}
     yield {"type": "message_delta", "delta": end, "usage": _ANTHROPIC_USAGE | {"output_tokens": OUTPUT}}

@@ -6,6 +6,7 @@ A prompt holds a line `SCRIPT: [step, …]`; each request gets the next step, co
     {"status": 429, "times": 2, "message": text, "headers": {…}, "error": {…}}   an error, so often (else for ever)
     {"hang": true, "times": 1}  {"drop": true}  {"flood": bytes}  {"refuse": text}  {"tool": [name, input]}
 
+What is said may be a list: parts, which a dialect that streams them tells one by one, with `pace` called before each.
 An error or a `hang` with `times` is passed over after so many times. What the model does where nobody could write a
 script into the prompt, `parts` say by words of the prompt. The tools are whichever the agent offers. The stub is also
 the proxy that agents are given: whoever asks it for another host gets no answer and is noted in `strays`.
@@ -16,7 +17,7 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -67,7 +68,8 @@ def answer(step: Step, tools: frozenset[str]) -> Answer:
     (kind, value), *_ = step.items()
     match kind:
         case "say" | "refuse":
-            return Answer(value, refused=kind == "refuse")
+            parts = [value] if isinstance(value, str) else value
+            return Answer("".join(parts), refused=kind == "refuse", parts=parts)
         case "flood":
             return Answer(" ".join(map(str, range(value // 6))))  # some notice words that repeat themselves
         case "tool":
@@ -133,6 +135,7 @@ class Stub(ThreadingHTTPServer):
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.strays: list[str] = []
         self.parts: Mapping[str, Sequence[Step]] = {}
+        self.pace: Callable[[], None] = lambda: None
         self.hanging = 0
         self.closing = threading.Event()
         self.failed: Counter[str] = Counter()
@@ -221,6 +224,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         with suppress(OSError):
             for event in itertools.islice(dialect.events(said, name), 1 if cut else None):
+                if len(said.parts) > 1 and event.get("type") == "content_block_delta":
+                    self.server.pace()
                 head = f"event: {event['type']}\n" if dialect.named else ""
                 self.wfile.write(f"{head}data: {json.dumps(event)}\n\n".encode())
             if not cut:

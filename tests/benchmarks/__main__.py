@@ -1,6 +1,6 @@
 """`make bench`: whole-process times beside a neighbour's in one run, latency, throughput and memory of a worker, and
 how soon nothing is left of an agent that is cancelled and does what it can against it; what a chat pays for its jobs,
-and a race of its notices against random kills.
+and a race of its notices against random kills; how soon a gateway tells what happens, to how many.
 
 Absolute times are of the machine; the ratios are what to compare. Every pair is run in turn, so that both see the
 same machine.
@@ -22,7 +22,7 @@ from pathlib import Path
 from agentq.app import App
 from agentq.config import load_settings
 from agentq.messages import Envelope, utc_now
-from tests.benchmarks import chat, ledger, log, object_store, watching
+from tests.benchmarks import chat, gateway, ledger, log, object_store, page, watching
 from tests.brokers.node import Node
 
 ROUNDS = int(os.environ.get("AGENTQ_BENCH_ROUNDS", "15"))
@@ -71,6 +71,8 @@ def main() -> None:
         watching.bench(Path(folder), node.url)
         object_store.bench(Path(folder))
         chat.bench(Path(folder), node.url)
+        gateway.bench(Path(folder), node.url)
+        page.bench(Path(folder), node.url)
 
 
 class Stage:

@@ -22,7 +22,7 @@ from langgraph.prebuilt import ToolNode, tools_condition
 
 from agentq.app import App
 from agentq.config import Settings, load_settings
-from agentq.integrations.desk import Desk
+from agentq.desk import Desk
 from agentq.integrations.langgraph import Bridge, chat_tools
 from agentq.messages import Envelope
 from agentq.proposal import Hand

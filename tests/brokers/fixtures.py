@@ -27,28 +27,20 @@ def rabbitmq_installations() -> dict[str, Installation]:
 
 
 @pytest.fixture(scope="session")
-def rabbitmq(rabbitmq_installations: dict[str, Installation]) -> Iterator[Node]:
-    """A running node of the newest RabbitMQ, or with TEST_BROKER=oldest of the oldest, shared by the whole session:
-    leave it running."""
-    found = list(rabbitmq_installations.values())
-    with found[-1 if os.environ.get("TEST_BROKER") == "oldest" else 0].new() as node:
-        yield node
+def rabbitmq_installation(rabbitmq_installations: dict[str, Installation]) -> Installation:
+    """The newest of them, or with TEST_BROKER=oldest the oldest."""
+    return list(rabbitmq_installations.values())[-1 if os.environ.get("TEST_BROKER") == "oldest" else 0]
 
 
 @pytest.fixture(scope="session")
-def rabbitmq_oldest(request: pytest.FixtureRequest, rabbitmq_installations: dict[str, Installation]) -> Iterator[Node]:
-    """The same of the oldest RabbitMQ of this machine, which is the newest where there is only one."""
-    newest, *_, oldest = [*rabbitmq_installations, *rabbitmq_installations]
-    if oldest == newest:
-        yield request.getfixturevalue("rabbitmq")
-        return
-    with rabbitmq_installations[oldest].new() as node:
+def rabbitmq(rabbitmq_installation: Installation) -> Iterator[Node]:
+    """A running node, shared by the whole session: leave it running."""
+    with rabbitmq_installation.new() as node:
         yield node
 
 
 @pytest.fixture
-def broker_of_my_own(rabbitmq_installations: dict[str, Installation]) -> Iterator[Callable[[], Node]]:
-    """Each call returns another running node of the newest RabbitMQ, to be stopped, killed or alarmed at will."""
-    installation = next(iter(rabbitmq_installations.values()))
+def broker_of_my_own(rabbitmq_installation: Installation) -> Iterator[Callable[[], Node]]:
+    """Each call returns another running node, to be stopped, killed or alarmed at will."""
     with ExitStack() as nodes:
-        yield lambda: nodes.enter_context(installation.new())
+        yield lambda: nodes.enter_context(rabbitmq_installation.new())

@@ -24,8 +24,7 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture(scope="session")
-def secured(rabbitmq_installations: dict[str, Installation], authority: trustme.CA) -> Iterator[Node]:
-    """A node of the newest RabbitMQ whose certificate is for localhost, and for no address: leave it running."""
-    newest = next(iter(rabbitmq_installations.values()))
-    with newest.new(served(authority, "localhost")) as node:
+def secured(rabbitmq_installation: Installation, authority: trustme.CA) -> Iterator[Node]:
+    """A node whose certificate is for localhost, and for no address: leave it running."""
+    with rabbitmq_installation.new(served(authority, "localhost")) as node:
         yield node

@@ -5,6 +5,7 @@ Run as a module it is a process to be killed: `python -m tests.conformance.engin
 
 import asyncio
 import json
+import os
 import secrets
 import sqlite3
 import subprocess
@@ -16,12 +17,16 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agentq.engine import Delivery, Engine
 from agentq.engines.log import Retention
 from agentq.events import Event
 from agentq.messages import Envelope, parse_envelope, utc_now
 
-NAMES = ("sqlite", "rabbitmq-4.3", "rabbitmq-3.10")
+NAMES = ("sqlite", "rabbitmq", "gateway-sqlite")
+if os.environ.get("TEST_GATEWAY") == "rabbitmq":
+    NAMES = ("gateway-rabbitmq",)
 APPENDED = 250
 """How many events a process appends."""
 PATIENCE = 10.0
@@ -70,6 +75,34 @@ class EngineUnderTest(ABC):
     @abstractmethod
     async def replace_log(self) -> None:
         """Take the log of events away and make another, as somebody would who knows nothing of agentq."""
+
+
+class GatewayUnderTest(EngineUnderTest):
+    """Another engine, behind the gateway at a port of this machine; what is done past the port goes past that too."""
+
+    def __init__(self, inner: EngineUnderTest, port: int) -> None:
+        super().__init__()
+        self.inner, self.port = inner, port
+        self.looks = inner.looks
+
+    def make(self) -> Engine:
+        return engine_at(*self.where())
+
+    def where(self) -> list[str]:
+        kind, *where = self.inner.where()
+        log = {name: getattr(self.retention, name) for name in self.retention.__dataclass_fields__}
+        broker = {"broker": f"sqlite://{where[0]}"} if kind == "sqlite" else {"broker": where[0], "namespace": where[1]}
+        path = json.dumps({**broker, "log": log}).encode().hex()
+        return ["gateway", f"ws://127.0.0.1:{self.port}/{path}/engine"]
+
+    async def publish_raw(self, agent: str, body: bytes) -> None:
+        await self.inner.publish_raw(agent, body)
+
+    async def append_raw(self, body: bytes) -> None:
+        await self.inner.append_raw(body)
+
+    async def replace_log(self) -> None:
+        await self.inner.replace_log()
 
 
 class SQLiteUnderTest(EngineUnderTest):
@@ -144,9 +177,25 @@ def engine_at(kind: str, *where: str, retention: Retention = Retention()) -> Eng
         from agentq.engines.sqlite import SQLiteEngine
 
         return SQLiteEngine(Path(where[0]), retention)
+    if kind == "gateway":
+        from agentq.engines.gateway import GatewayEngine
+        from agentq.remote import Remote
+
+        return GatewayEngine(Remote(where[0]))
     from agentq.engines.rabbitmq import RabbitMQEngine, RabbitMQSettings
 
     return RabbitMQEngine(RabbitMQSettings(urls=(where[0],), namespace=where[1], retention=retention))
+
+
+def under_test(name: str, request: pytest.FixtureRequest, namespace: str) -> EngineUnderTest:
+    """The engine of that name, see `NAMES`; one that is RabbitMQ in that namespace."""
+    behind, name = name.startswith("gateway-"), name.removeprefix("gateway-")
+    if name == "sqlite":
+        factory: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
+        system: EngineUnderTest = SQLiteUnderTest(factory.mktemp("queue") / "queue.db")
+    else:
+        system = RabbitMQUnderTest(request.getfixturevalue("rabbitmq").url, namespace)
+    return GatewayUnderTest(system, request.getfixturevalue("engine_gateway")) if behind else system
 
 
 def an_envelope(agent: str, task_id: str = "task-1", **more: Any) -> Envelope:

@@ -14,14 +14,13 @@ from tests.conformance.engines import (
     NAMES,
     PATIENCE,
     EngineUnderTest,
-    RabbitMQUnderTest,
-    SQLiteUnderTest,
     an_envelope,
     another_process,
     drain,
     nothing_waits,
     take,
     task_of,
+    under_test,
 )
 
 GARBAGE = b"\x00\xff{not json\r\n" + bytes(range(256))
@@ -31,15 +30,9 @@ LATE = 1.5
 
 
 @pytest.fixture(params=NAMES)
-def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EngineUnderTest:
+def system(request: pytest.FixtureRequest) -> EngineUnderTest:
     """The engine under test; of RabbitMQ the namespace is shared, so that most of it is made only once."""
-    match request.param:
-        case "sqlite":
-            return SQLiteUnderTest(tmp_path_factory.mktemp("queue") / "queue.db")
-        case "rabbitmq-4.3":
-            return RabbitMQUnderTest(request.getfixturevalue("rabbitmq").url, "suite")
-        case _:
-            return RabbitMQUnderTest(request.getfixturevalue("rabbitmq_oldest").url, "suite-of-old")
+    return under_test(request.param, request, "suite")
 
 
 @pytest.fixture

@@ -21,11 +21,10 @@ from tests.conformance.engines import (
     NAMES,
     PATIENCE,
     EngineUnderTest,
-    RabbitMQUnderTest,
-    SQLiteUnderTest,
     an_envelope,
     an_event,
     another_process,
+    under_test,
 )
 
 GARBAGE = (b"\x00\xff{not json", b"", b"[]", b'{"id": "no-kind"}', b"{" * 10_000, b"x" * (2 * EVENT_LIMIT))
@@ -34,18 +33,9 @@ PROMPT = 1.0
 
 
 @pytest.fixture(params=NAMES)
-def new_system(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], EngineUnderTest]:
+def new_system(request: pytest.FixtureRequest) -> Callable[[str], EngineUnderTest]:
     """Makes the engine under test; one that is RabbitMQ in a namespace of that name."""
-
-    def new(namespace: str) -> EngineUnderTest:
-        if request.param == "sqlite":
-            return SQLiteUnderTest(tmp_path_factory.mktemp("queue") / "queue.db")
-        broker = request.getfixturevalue("rabbitmq" if request.param == "rabbitmq-4.3" else "rabbitmq_oldest")
-        return RabbitMQUnderTest(broker.url, namespace)
-
-    return new
+    return lambda namespace: under_test(request.param, request, namespace)
 
 
 @pytest.fixture
@@ -399,7 +389,7 @@ async def test_following_over_and_over_drops_what_came(engine: Engine, other: En
 async def test_a_long_backlog_is_read_in_little_memory(own_log: EngineUnderTest) -> None:
     engine = own_log.new()
     await engine.declare([], [])
-    text, count = "x" * 2000, 15_000
+    text, count = "x" * 2000, 10_000
     for begin in range(0, count, 1000):
         await engine.append(some(f"{begin}", 1000, data={"text": text}))
     tracemalloc.start()

@@ -19,7 +19,9 @@ from agentq.config import S3Section
 from agentq.errors import Invalid
 from agentq.store import Store
 from agentq.stores.file import FileStore
+from agentq.stores.gateway import GatewayStore
 from tests.object_servers import BUCKET, ObjectServer
+from tests.store_gateways import client, serving, settings_in
 
 MIB = 1 << 20
 
@@ -35,6 +37,11 @@ def open_again(url: str) -> Store:
     return open_store(url, S3Section())
 
 
+def address(store: Store) -> str:
+    """What another process opens it by: its URL, or the gateway that it is behind."""
+    return store.place if isinstance(store, GatewayStore) else store.url
+
+
 def _in_a_folder(request: pytest.FixtureRequest) -> Store:
     return FileStore(request.getfixturevalue("tmp_path") / "a störe")
 
@@ -45,16 +52,27 @@ def _on_a_server(request: pytest.FixtureRequest, name: str) -> Store:
     return open_again(f"s3://{BUCKET}/{secrets.token_hex(4)}")
 
 
+def _behind_a_gateway(request: pytest.FixtureRequest) -> Store:
+    return client(request.getfixturevalue("gateway_url"))
+
+
+@pytest.fixture
+def gateway_url(tmp_path: Path) -> Iterator[str]:
+    with serving(settings_in(tmp_path)) as url:
+        yield url
+
+
 STORES: dict[str, Callable[[pytest.FixtureRequest], Store]] = {
     "file": _in_a_folder,
     "s3-moto": lambda request: _on_a_server(request, "moto"),
     "s3-ministack": lambda request: _on_a_server(request, "ministack"),
+    "gateway": _behind_a_gateway,
 }
 
 
 def fewer(store: Store, count: int) -> int:
     """So many on a disk, a tenth of it where each is a request to a server written for tests."""
-    return count if store.url.startswith("file:") else count // 10
+    return count if address(store).startswith("file:") else count // 10
 
 
 @pytest.fixture(params=STORES)
@@ -192,7 +210,7 @@ def test_a_key_comes_back_from_its_ref(store: Store) -> None:
     ref = store.ref("results/task-1.md")
     assert ref == f"{store.url}/results/task-1.md"
     assert store.key(ref) == "results/task-1.md"
-    assert open_again(store.url).key(ref) == "results/task-1.md"
+    assert open_again(address(store)).key(ref) == "results/task-1.md"
 
 
 def test_a_ref_of_another_place_has_no_key(store: Store) -> None:
@@ -208,7 +226,7 @@ def test_a_ref_below_the_store_that_is_no_key_is_refused(store: Store, rest: str
 
 def test_another_client_sees_what_this_one_put(store: Store) -> None:
     store.put("tasks/a.json", b"x")
-    assert open_again(store.url).get("tasks/a.json") == b"x"
+    assert open_again(address(store)).get("tasks/a.json") == b"x"
 
 
 @pytest.mark.promise("put-if-absent")
@@ -236,7 +254,7 @@ def test_one_of_several_processes_creates_an_object(store: Store) -> None:
     processes, rounds = 4, fewer(store, 100)
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes)
-    racers = [context.Process(target=_race, args=(store.url, barrier, me, rounds)) for me in range(processes)]
+    racers = [context.Process(target=_race, args=(address(store), barrier, me, rounds)) for me in range(processes)]
     for racer in racers:
         racer.start()
     for racer in racers:

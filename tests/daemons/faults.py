@@ -12,6 +12,7 @@ import asyncio
 import fnmatch
 import os
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from typing import Any
 
 import agentq.app
 import agentq.observer
+import agentq.process_table
 from agentq.engine import Delivery, Engine
 from agentq.errors import StoreUnavailable
 from agentq.store import Store
@@ -29,13 +31,25 @@ WRITES = ("put_new", "put", "put_file", "delete")
 
 
 def install(sentences: Sequence[str], flags: Path) -> None:
-    """Have this process's app open a store and an engine that have these faults."""
+    """Have this process's app open a store and an engine that have these faults.
+
+    The sentence `be on NAME` is no fault: the process takes itself for one of a host of that name.
+    """
+    for name in [sentence.removeprefix("be on ") for sentence in sentences if sentence.startswith("be on ")]:
+        be_on(name)
+    sentences = [sentence for sentence in sentences if not sentence.startswith("be on ")]
     if not sentences:
         return
     plan = Plan([Fault.parse(sentence) for sentence in sentences], flags)
     open_store, open_engine = agentq.app.open_store, agentq.observer.open_engine
-    agentq.app.open_store = lambda url, s3: FaultyStore(open_store(url, s3), plan)
+    agentq.app.open_store = lambda *where: FaultyStore(open_store(*where), plan)
     agentq.observer.open_engine = lambda settings: FaultyEngine(open_engine(settings), plan)
+
+
+def be_on(name: str) -> None:
+    """Let nobody tell from here what became of other hosts' processes, nor others of this one's."""
+    agentq.process_table._boot = lambda: f"boot-of-{name}/1"
+    socket.gethostname = lambda: name
 
 
 @dataclass(slots=True)

@@ -102,7 +102,7 @@ class Nursery:
         self._starting.append(process)
         self._server.stdin.write(json.dumps(request).encode() + b"\n")
         self._server.stdin.flush()
-        assert self._started.wait(PATIENCE), "the nursery does not answer"
+        assert self._started.wait(4 * PATIENCE), "the nursery does not answer"  # it may be importing still
         return process
 
     def close(self) -> None:
@@ -171,8 +171,14 @@ class Deployment:
 
     # ------------------------------------------------------------------ processes
 
-    def start(self, *arguments: str, faults: tuple[str, ...] = ()) -> Process:
-        """Start `agentq` with these arguments."""
+    def start(
+        self,
+        *arguments: str,
+        faults: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> Process:
+        """Start `agentq` with these arguments, in this deployment's environment and folder unless others are named."""
         name = f"{len(list(self.logs.iterdir())):03}-{arguments[0]}"
         process = Process(arguments, self.logs / f"{name}.out", self.logs / f"{name}.err")
         process.stderr.touch()
@@ -180,8 +186,8 @@ class Deployment:
             process,
             faults=faults,
             flags=str(self.flags),
-            environment=self.environment,
-            folder=str(self.home),
+            environment=self.environment if environment is None else dict(environment),
+            folder=str(folder or self.home),
         )
 
     def cli(
@@ -425,7 +431,7 @@ class Deployment:
         assert done.returncode == 0, done.stdout
 
 
-BUILT_IN = ("implementation-worker", "review-worker")
+BUILT_IN = ("implementation-worker", "mention-worker", "review-worker")
 
 
 def script(*steps: str) -> str:

@@ -29,7 +29,7 @@ from typing import Any
 
 from agentq.app import App
 from agentq.config import load_settings
-from agentq.integrations.desk import Desk
+from agentq.desk import Desk
 from agentq.messages import Envelope
 from agentq.proposal import Hand
 from tests.brokers.node import Node

@@ -9,7 +9,7 @@ import pytest
 from langchain_core.tools import BaseTool
 
 from agentq.config import load_settings
-from agentq.integrations.desk import Desk
+from agentq.desk import Desk
 from agentq.integrations.langgraph import chat_tools
 from tests.brokers.node import Node
 from tests.daemons.harness import Deployment, script, until

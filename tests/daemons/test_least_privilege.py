@@ -103,11 +103,10 @@ class Restricted(Deployment):
             assert [word for word in NOISE if word in worker.said()] == []
 
 
-@pytest.fixture(params=["newest", "oldest"])
-def restricted(request: pytest.FixtureRequest, tmp_path: Path, nursery: Nursery) -> Iterator[Restricted]:
-    """Such a deployment on the newest and the oldest broker."""
-    node: Node = request.getfixturevalue("rabbitmq" if request.param == "newest" else "rabbitmq_oldest")
-    deployment = Restricted(tmp_path, nursery, node, f"least-{tmp_path.name}")
+@pytest.fixture
+def restricted(rabbitmq: Node, tmp_path: Path, nursery: Nursery) -> Iterator[Restricted]:
+    """Such a deployment."""
+    deployment = Restricted(tmp_path, nursery, rabbitmq, f"least-{tmp_path.name}")
     for one in running(deployment):
         assert isinstance(one, Restricted)
         yield one

@@ -1,5 +1,6 @@
 """What is fed with anything: each target takes bytes, and fails for all but an AgentqError that says something."""
 
+import json
 import tempfile
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -8,6 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+from starlette.datastructures import QueryParams
+
 from agentq.claim import Claims, Terms
 from agentq.cli.terms import one_line
 from agentq.commit import commit, completion_of
@@ -15,6 +19,13 @@ from agentq.config import load_settings
 from agentq.coordinator import Coordinator
 from agentq.credentials import finds, masked
 from agentq.errors import AgentqError
+from agentq.gateway import engine_requests
+from agentq.gateway.answering import body_of, query_of
+from agentq.gateway.api.plans import NewPlan
+from agentq.gateway.api.tasks import NewTask, request_of
+from agentq.gateway.app import operations
+from agentq.gateway.socket import said_in
+from agentq.gateway.topics import Cursor, Topic, id_in, part
 from agentq.handover import hand_over
 from agentq.hands import Hands
 from agentq.harmless import visible, visible_json
@@ -27,6 +38,8 @@ from agentq.records import Records
 from agentq.scratch import Scratch
 from agentq.settle import settle_in_store
 from agentq.stores.file import FileStore
+from agentq.stores.gateway_wire import Garbled, Pieces, piece, problem
+from agentq.stores.gateway_wire import end as end_of_object
 from agentq.verdict import Refuse
 from tests.samples import AGENT, OWNER, TASK, claim, end, lease, registered, report, request, seal
 from tests.simulation import MemoryStore
@@ -180,6 +193,72 @@ def plan(data: bytes) -> None:
         )
 
 
+def api(data: bytes) -> None:
+    """What a client sends to the gateway: a body for every operation, and a query for every one that has parameters."""
+    for operation in operations():
+        with only_words():
+            if operation.body:
+                _act_on(body_of(operation.body, data))
+        with only_words():
+            query_of(operation.query, QueryParams(data).multi_items())
+
+
+def socket(data: bytes) -> None:
+    """A frame of a subscriber: a topic and a cursor that are written as they were read."""
+    with only_words():
+        said = said_in(data.decode(errors="replace"))
+        if said.topic is not None:
+            assert str(Topic.parse(said.topic)) == said.topic
+        for one in (Cursor.parse(said.since).events, Cursor.parse(said.since).output):
+            assert id_in(part(id_in(one))) == id_in(one)
+
+
+def engine_door(data: bytes) -> None:
+    """A frame of a worker behind a gateway, and what it carries."""
+    with only_words():
+        try:
+            said = json.loads(data.decode(errors="replace"))
+        except (ValueError, RecursionError):  # which the door answers itself
+            return
+        asked = engine_requests.request_of(said if isinstance(said, dict) else {})
+        for field, carried in _CARRIED.items():
+            if text := getattr(asked, field, None):
+                with only_words():
+                    carried(text)
+
+
+_CARRIED: dict[str, Callable[[Any], object]] = {
+    "envelope": engine_requests.envelope_of,
+    "completion": engine_requests.completion_of,
+    "events": engine_requests.events_of,
+}
+
+
+def pieces(data: bytes) -> None:
+    """An object on its way, in whatever parts it arrives: the same bytes come out, or it is told to be garbled."""
+    found = set()
+    for step in (len(data) or 1, 1, 7):
+        whole, arriving, garbled = b"", Pieces(), False
+        try:
+            for start in range(0, len(data), step):
+                whole += b"".join(arriving.feed(data[start : start + step]))
+        except Garbled:
+            garbled = True
+        found.add((garbled, b"" if garbled else whole, arriving.sha256, arriving.problem))
+    assert len(found) == 1, found
+
+
+def _act_on(body: BaseModel) -> None:
+    """Make the request that a body asks for, as far as nothing is written by it."""
+    store = MemoryStore()
+    if isinstance(body, NewTask):
+        request_of(body, body.id, coordinator="ann", store=store)
+    elif isinstance(body, NewPlan):
+        data, plan_id = body.plan.encode(), body.id
+        read_plan(store, data, coordinator="ann", check_target=lambda *_: None, plan_id=plan_id, is_ours=False)
+    assert not list(store.keys("tasks/"))
+
+
 def proposal(data: bytes) -> None:
     """What stands in the place of an agent's word."""
     with tempfile.TemporaryDirectory() as folder:
@@ -204,6 +283,10 @@ TARGETS: dict[str, Target] = {
     "profile": profile,
     "settings": settings,
     "plan": plan,
+    "api": api,
+    "socket": socket,
+    "engine-door": engine_door,
+    "pieces": pieces,
     "proposal": proposal,
     "words": words,
 }
@@ -225,6 +308,31 @@ def seeds(target: str) -> tuple[bytes, ...]:
         "plan": (
             b"plan: p\ndefaults: {to: x, type: y}\ntasks:\n  a: {instructions: Do.}\n  b: {needs: [a], file: c.md}\n",
             b'{"defaults": {"to": "x", "type": "y"}, "tasks": [{"name": "a", "instructions": "Do it.", "ttl": "10m"}]}',
+        ),
+        "api": (
+            b'{"to": "a", "type": "t", "instructions": "Do.", "labels": {"k": "v"}, "delay": "10m", "repo": "/r",'
+            b' "context": "All of it.", "max_cost_usd": 1.5, "after": ["task-0"], "review_by": "b", "rounds": 2}',
+            b'{"plan": "plan: p\\ntasks: {a: {to: x, type: y, instructions: Do., file: c.md, repo: .}}", "id": "p"}',
+            b'{"digest": "0123456789abcdef"}',
+            b"state=open&label=k%3Dv&since=24h&limit=20&before=task-1&text=words",
+            b"since=2030-01-31T18:00&by=agent&points=60&attempt=1&check=false",
+        ),
+        "socket": (
+            b'{"op": "hello", "token": "aqt_x"}',
+            b'{"op": "subscribe", "topic": "/tasks/t-1", "since": "t-1/claimed/1~%73tart"}',
+            b'{"op": "subscribe", "topic": "/agents/a/tasks", "since": "start"}',
+        ),
+        "engine-door": (
+            json.dumps(
+                {"id": 1, "do": "publish", "envelope": envelope.to_json().decode(), "guard": [1, 0, "g"]}
+            ).encode(),
+            json.dumps({"id": 2, "do": "append", "events": ['{"id": "t/failed", "kind": "failed"}']}).encode(),
+            b'{"id": 3, "do": "notify", "completion": "{}", "reply_to": "results"}',
+            b'{"id": 4, "do": "read", "log": "output", "since": "2026-01-31T18:00Z", "tasks": ["t"], "follow": true}',
+        ),
+        "pieces": (
+            b"".join((piece(b"abc"), piece(b""), piece(b"defg"), end_of_object("0" * 64))),
+            piece(b"abc") + problem(b'{"detail": "gone"}'),
         ),
         "proposal": (
             b'{"task_id": "t", "attempt": 1, "token": "x", "status": "failed", "by": "a", "at": "2026-01-01T00:00Z"}',

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from agentq.desk import Desk
 from agentq.errors import EngineUnavailable, Invalid, StoreUnavailable
 from agentq.harmless import visible
 from agentq.integrations.allowance import Allowance
 from agentq.integrations.chat import Chat
-from agentq.integrations.desk import Desk
 from agentq.integrations.jobs import Answer, Where, ended, text_of
 from agentq.retention import Retention
 from tests import desk as commands
@@ -328,7 +328,7 @@ def test_marks_that_nobody_needs_are_collected(desk: commands.Desk, chat: Chat, 
 @pytest.mark.parametrize(
     ("role", "text", "options", "said"),
     [
-        ("nobody", BRIEF, {}, "there is no role nobody. Known: implementation-worker, review-worker."),
+        ("nobody", BRIEF, {}, "there is no role nobody. Known: implementation-worker, mention-worker, review-worker."),
         (ROLE, BRIEF, {"type": "poetry"}, "It takes: implementation, bugfix"),
         (ROLE, "", {}, "instructions are empty"),
         (ROLE, "é" * 16385, {}, "input_summary has 32770 bytes, 32768 is the limit"),

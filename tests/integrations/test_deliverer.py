@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from agentq.desk import Desk as Office
 from agentq.errors import StoreUnavailable
 from agentq.integrations.deliverer import Deliverer, Pace, turn_key
-from agentq.integrations.desk import Desk as Office
 from agentq.integrations.threads import Notice, State, Thread, ThreadFailed, View
 from agentq.messages import Completion, Envelope, new_task_id
 from agentq.settle import settle

@@ -16,9 +16,9 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
+from agentq.desk import Desk as Office
 from agentq.errors import Invalid, Unavailable
 from agentq.integrations.deliverer import Pace
-from agentq.integrations.desk import Desk as Office
 from agentq.integrations.langgraph import Bridge
 from agentq.integrations.langgraph.graphs import load, load_graph
 from agentq.integrations.threads import Thread

@@ -23,7 +23,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command, interrupt
 
-from agentq.integrations.desk import Desk
+from agentq.desk import Desk
 from agentq.integrations.langgraph import chat_tools
 from agentq.messages import Envelope
 from tests import desk as commands
@@ -363,7 +363,10 @@ def test_another_tenants_job_does_not_exist(any_desk: commands.Desk, any_tools: 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"role": "root", "input_summary": BRIEF}, "role: Input should be 'implementation-worker' or 'review-worker'"),
+        (
+            {"role": "root", "input_summary": BRIEF},
+            "role: Input should be 'implementation-worker', 'mention-worker' or 'review-worker'",
+        ),
         ({"role": ROLE}, "input_summary: Field required"),
         ({"role": ROLE, "input_summary": 7}, "input_summary: Input should be a valid string"),
         ({"role": ROLE, "input_summary": "x" * 40000}, "32768 is the limit"),
@@ -421,7 +424,11 @@ def test_the_schemas_are_closed_short_and_of_nothing_else(tools: list[BaseTool])
         "wait_for_jobs",
         "run_plan",
     }
-    assert found["trigger_agent_job"]["parameters"]["properties"]["role"]["enum"] == [ROLE, "review-worker"]
+    assert found["trigger_agent_job"]["parameters"]["properties"]["role"]["enum"] == [
+        ROLE,
+        "mention-worker",
+        "review-worker",
+    ]
     assert set(found["trigger_agent_job"]["parameters"]["properties"]) == {"role", "input_summary", "options"}
     text = json.dumps(found) + json.dumps([tool.args_schema.model_json_schema() for tool in tools])  # type: ignore[union-attr]
     for word in ("thread", "tenant", "tool_call", "checkpoint", "configurable"):

@@ -203,7 +203,7 @@ async def test_the_tools_cost_few_tokens_and_say_what_they_do(desk: Desk) -> Non
             assert tool.input_schema["type"] == "object"
             assert not re.search(r'"(anyOf|title|\$ref|ge|le)"', json.dumps(tool.input_schema))
         to = listed.tools[0].input_schema["properties"]["to"]
-        assert to["enum"] == ["implementation-worker", "review-worker"]
+        assert to["enum"] == ["implementation-worker", "mention-worker", "review-worker"]
         assert "refactoring" in listed.tools[0].description
         assert len(talk.client.instructions) / 4 < 120
 

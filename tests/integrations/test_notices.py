@@ -30,7 +30,7 @@ from tests.integrations.notices_simulation import (
 )
 from tests.simulation import Actor, Broken, Turn
 
-EXAMPLES = int(os.environ.get("INTERLEAVINGS", "400"))
+EXAMPLES = int(os.environ.get("INTERLEAVINGS", "100"))
 
 pytestmark = [pytest.mark.timeout(0)] if "INTERLEAVINGS" in os.environ else []
 

@@ -1,14 +1,14 @@
-"""Histories with notices, as the providers' own converters send them, obey what the providers document."""
+"""Histories with notices, as the providers' own converters send them, obey what the providers document.
+
+These are imported where they are used: whoever collects all tests would wait for them.
+"""
 
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from langchain_anthropic import ChatAnthropic
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
-from langchain_google_genai import ChatGoogleGenerativeAI
-from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 
@@ -103,20 +103,28 @@ def obeys_gemini(contents: Sequence[Any]) -> None:
 
 
 def _anthropic(messages: list[BaseMessage]) -> None:
+    from langchain_anthropic import ChatAnthropic
+
     model = ChatAnthropic(model="claude-opus-4-5", api_key="none")  # type: ignore[call-arg, arg-type]
     obeys_anthropic(model._get_request_payload(messages))
 
 
 def _openai(messages: list[BaseMessage]) -> None:
+    from langchain_openai import ChatOpenAI
+
     obeys_chat_completions(ChatOpenAI(model="gpt-5", api_key="none")._get_request_payload(messages))  # type: ignore[arg-type]
 
 
 def _responses(messages: list[BaseMessage]) -> None:
+    from langchain_openai import ChatOpenAI
+
     model = ChatOpenAI(model="gpt-5", api_key="none", use_responses_api=True, output_version="responses/v1")  # type: ignore[arg-type]
     obeys_responses(model._get_request_payload(messages))
 
 
 def _gemini(name: str) -> Callable[[list[BaseMessage]], None]:
+    from langchain_google_genai import ChatGoogleGenerativeAI
+
     def check(messages: list[BaseMessage]) -> None:
         model = ChatGoogleGenerativeAI(model=name, api_key="none")  # type: ignore[call-arg]
         obeys_gemini(model._prepare_request(messages)["contents"])
@@ -273,6 +281,8 @@ def test_the_rules_catch_a_bad_history(bad: list[BaseMessage], request: pytest.F
 
 
 def test_what_openai_keeps_by_an_id_is_not_joined() -> None:
+    from langchain_openai import ChatOpenAI
+
     from agentq.integrations.langgraph.history import apart, joined
 
     kept = AIMessage("Started.", id="a", response_metadata={"id": "resp_1"})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentq.config import load_settings
-from agentq.profile import load_profile
+from agentq.profile import built_in, load_profile
 from agentq.units import Host, Unit, bridge_units, units
 from agentq.units import Manager as Whose
 from tests.daemons.harness import ROOT, until
@@ -92,6 +92,15 @@ def test_of_a_bridge_systemd_has_nothing_to_complain_of_and_it_is_little_exposed
     if whose == "system":
         said = analyze("security", "--offline=true", "--threshold=30", "--no-pager", str(files[0].path))
         assert "OK" in said.splitlines()[-1]
+
+
+@pytest.mark.promise("units")
+def test_of_the_gateway_systemd_has_nothing_to_complain_of_and_it_is_little_exposed(tmp_path: Path) -> None:
+    unit = tmp_path / "agentq-gateway.service"
+    unit.write_bytes((built_in() / "systemd" / unit.name).read_bytes())
+    assert analyze("verify", "--man=no", str(unit)) == ""
+    said = analyze("security", "--offline=true", "--threshold=30", "--no-pager", str(unit))
+    assert "OK" in said.splitlines()[-1]
 
 
 @pytest.fixture

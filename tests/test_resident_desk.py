@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from agentq.app import App
+from agentq.desk import Desk
 from agentq.errors import Unavailable
-from agentq.integrations.desk import Desk
 from agentq.messages import Envelope
 from tests import desk as commands
 

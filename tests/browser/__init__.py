@@ -1,0 +1,1 @@
+"""The page in a real Chromium, over a real gateway with real workers."""
