@@ -39,11 +39,7 @@ class Journal:
         """Called after each `tell`, in the thread of whoever told."""
 
     def __len__(self) -> int:
-        return len(self._events)
-
-    @property
-    def backlog(self) -> int:
-        """How many events no engine has taken yet, those that are just on their way too."""
+        """How many events no engine has taken yet, those too that are just on their way and may come back."""
         return len(self._events) + self._on_their_way
 
     def tell(self, *events: Event) -> None:

@@ -15,6 +15,7 @@ from agentq.errors import EngineUnavailable
 from agentq.events import Event
 from agentq.journal import Journal
 from agentq.messages import utc_now
+from agentq.telling import pump as pumps
 from agentq.telling.pump import Pump
 
 
@@ -102,6 +103,25 @@ async def test_nobody_takes_what_is_on_its_way_for_appended() -> None:
     engine.gate.set()
     await asyncio.gather(pump, settling)
     assert engine.taken == ["end"]
+
+
+@pytest.mark.promise("told")
+async def test_the_pump_hands_on_what_another_hand_could_not() -> None:
+    """Settling takes what is to be told just when the engine goes away; nothing else is told after that."""
+    journal, engine = Journal(), Takers()
+    pump = asyncio.create_task(Pump(journal, engine).run())
+    await asyncio.sleep(0.01)
+    engine.gate.clear()
+    tell(journal, "end")
+    settling = asyncio.create_task(journal.try_to_hand_on(engine))
+    await asyncio.sleep(2 * pumps.SOON)  # the pump was woken, and found that all is on its way
+    engine.is_away = True
+    engine.gate.set()
+    assert await settling
+    engine.is_away = False
+    await until(lambda: engine.taken == ["end"])
+    pump.cancel()
+    await asyncio.gather(pump, return_exceptions=True)
 
 
 async def test_a_step_waits_a_bounded_time_and_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:

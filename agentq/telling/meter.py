@@ -95,7 +95,7 @@ class Meter(Collector):
         yield self._gauge("parallel", "Attempts that may run at once.", presence.parallel)
         yield self._gauge("draining", "Whether it takes nothing new.", presence.is_draining)
         yield self._gauge("engine_up", "Whether the engine answered within this scrape.", engine_up)
-        yield self._gauge("journal_events", "Events that the log has not taken yet.", journal.backlog)
+        yield self._gauge("journal_events", "Events that the log has not taken yet.", len(journal))
         yield self._counter("journal_dropped_events", "Events that the log will never hear of.", journal.dropped)
         if presence.beat_at is not None:
             said = "When the log took the last heartbeat."
