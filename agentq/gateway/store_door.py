@@ -22,13 +22,14 @@ from itertools import islice
 from typing import BinaryIO, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from agentq.errors import AgentqError, Invalid
 from agentq.gateway.place import Gateway
 from agentq.gateway.problems import Refused, problem_of, response_of
 from agentq.gateway.rights import Content, Rights
+from agentq.gateway.sending import Sending
 from agentq.gateway.uploads import Upload
 from agentq.store import Store, segments
 from agentq.stores.gateway_wire import CHUNK, DURABLE, MEDIA_TYPE, READ_SO_FAR, STATE, end, piece, problem
@@ -135,7 +136,7 @@ class StoreDoor:
         def begin() -> tuple[BinaryIO, bytes] | None:
             rights.read(key)
             stream = self._store.open(key)
-            return (stream, b"" if skip else stream.read(CHUNK)) if stream else None
+            return (stream, b"" if skip else _first(stream)) if stream else None
 
         found = await self._call(begin)
         if found is None:
@@ -145,15 +146,12 @@ class StoreDoor:
             await self._call(stream.close)
             return Response(_small(first), 200, {STATE: "here"}, MEDIA_TYPE)
         pieces = _pieces(stream, first, skip, request.headers.get(READ_SO_FAR, ""))
-        return StreamingResponse(self._sent(stream, pieces), 206 if skip else 200, {STATE: "here"}, MEDIA_TYPE)
+        return Sending(stream, self._sent(pieces), 206 if skip else 200, {STATE: "here"}, MEDIA_TYPE)
 
-    async def _sent(self, stream: BinaryIO, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    async def _sent(self, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
         """The pieces, each made in a thread when the last one has been taken."""
-        try:
-            while (part := await self._call(lambda: next(pieces, None))) is not None:
-                yield part
-        finally:
-            self._hands.submit(stream.close)
+        while (part := await self._call(lambda: next(pieces, None))) is not None:
+            yield part
 
     # ------------------------------------------------------------------ writing
 
@@ -244,6 +242,15 @@ async def _arriving(request: Request) -> AsyncIterator[bytes]:
         if chunk is None:
             return
         yield chunk
+
+
+def _first(stream: BinaryIO) -> bytes:
+    """What an object begins with; a stream that cannot be read is closed."""
+    try:
+        return stream.read(CHUNK)
+    except BaseException:
+        stream.close()
+        raise
 
 
 def _small(data: bytes) -> bytes:

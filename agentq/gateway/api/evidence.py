@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from pydantic import Field
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from agentq.digest import check, how_made
 from agentq.errors import NotFound
@@ -17,6 +17,7 @@ from agentq.gateway.api.shapes import Given, Row, Told
 from agentq.gateway.blocks import Blocks, Known
 from agentq.gateway.operations import Call, Operation
 from agentq.gateway.problems import Refused
+from agentq.gateway.sending import Sending
 from agentq.harmless import one_line
 from agentq.messages import Artifact, TaskId
 
@@ -155,16 +156,17 @@ async def _artifact(call: Call) -> Response:
     item, known = await call.gateway.desk.call(lambda app: _checked(app, task_id, name))
     part, headers = _part_of(call, item, known.size), _headers(task_id, item)
 
-    def begin(app: "App") -> Iterator[bytes]:
+    def begin(app: "App") -> tuple[BinaryIO, Iterator[bytes]]:
         """What is to be sent, of which the first block was found to be right still."""
         stream = app.records.artifacts.open(item)
         chunks = _blocks.part(stream, item, known, part.start, part.length)
-        return chain((next(chunks, b""),), chunks)
+        return stream, chain((next(chunks, b""),), chunks)
 
-    chunks = await call.gateway.desk.call(begin)
+    stream, chunks = await call.gateway.desk.call(begin)
     if call.request.method == "HEAD":
+        await asyncio.to_thread(stream.close)
         return Response(None, part.status, headers | part.headers)
-    return StreamingResponse(chunks, part.status, headers | part.headers)
+    return Sending(stream, chunks, part.status, headers | part.headers)
 
 
 _blocks = Blocks()
