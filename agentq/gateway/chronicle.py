@@ -21,6 +21,8 @@ from agentq.sqlite_errors import HINT
 
 DAY = 24 * 3600
 CUT_AT_ONCE = 1000
+STEPS = 200
+"""So many steps of a task's progress are told, at most."""
 IDLE = 4
 """How many connections are kept for readers."""
 _COLUMNS = "place, id, kind, task_id, agent, thread, body"
@@ -214,6 +216,13 @@ class Chronicle:
         )
         with self._reading() as db:
             return [Event.model_validate_json(row["body"]) for row in db.execute(sql, {"of": of, "kind": kind})]
+
+    def progress(self, task_id: str) -> list[Event]:
+        """What a task's attempts said that they do, as it came: the newest that are kept."""
+        sql = "SELECT body FROM events WHERE task_id = ? AND kind = 'progress' ORDER BY place DESC LIMIT ?"
+        with self._reading() as db:
+            rows = db.execute(sql, (task_id, STEPS)).fetchall()
+        return [Event.model_validate_json(row["body"]) for row in reversed(rows)]
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agentq.gateway import blocks
+from agentq.gateway import blocks, chronicle
 from agentq.gateway.blocks import BLOCK
 from tests import tales
 from tests.daemons.harness import until
@@ -304,6 +304,21 @@ def test_what_happened_to_a_task(served: Served) -> None:
 
     assert told[0] == "submitted"
     assert served.get("/api/tasks/nobody/events").problem(404)
+
+
+def test_what_an_attempt_did_is_told_later_too(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chronicle, "STEPS", 3)
+    served.post("/api/tasks", TASK | {"id": "fix-17"}).ok(201)
+    steps = [
+        tales.event("fix-17", "progress", at, f"1/{at}", attempt=1, data={"text": f"step {at}"}) for at in range(5)
+    ]
+    served.desk.with_engine(lambda engine: engine.append(steps))
+
+    def told() -> list[str]:
+        events = served.get("/api/tasks/fix-17/events").ok()["events"]
+        return [event["data"]["text"] for event in events if event["kind"] == "progress"]
+
+    assert until(lambda: (found := told())[-1:] == ["step 4"] and found) == ["step 2", "step 3", "step 4"]
 
 
 @pytest.mark.promise("gateway-evidence")

@@ -1,5 +1,6 @@
 """Asking for tasks, and reading where they stand."""
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -233,7 +234,8 @@ async def _events(call: Call) -> dict[str, Any]:
     events = await call.gateway.books.read(lambda ledger: ledger.events(task_id))
     if not any(event.kind == "submitted" for event in events):
         events = await call.gateway.desk.call(lambda app: _told_by_papers(app, task_id)) or events
-    return {"events": [event.model_dump(mode="json") for event in Timeline.of(events).events]}
+    progress = await asyncio.to_thread(call.gateway.hub.chronicle.progress, task_id)
+    return {"events": [event.model_dump(mode="json") for event in Timeline.of([*events, *progress]).events]}
 
 
 def _told_by_papers(app: "App", task_id: str) -> list[Event]:
@@ -277,5 +279,12 @@ OPERATIONS = (
         answer=Request,
     ),
     Operation("GET", "/api/tasks/{task_id}/why", "Why a task stands where it stands", _why, answer=Why),
-    Operation("GET", "/api/tasks/{task_id}/events", "What happened to a task", _events, answer=Events),
+    Operation(
+        "GET",
+        "/api/tasks/{task_id}/events",
+        "What happened to a task",
+        _events,
+        answer=Events,
+        about="With the newest 200 of what its attempts said that they do (`progress`).",
+    ),
 )
