@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from agentq import story
 from agentq.artifacts import Artifacts, evidence_prefix, was_collected
-from agentq.errors import EvidenceError, Invalid, NotFound, StoreUnavailable
+from agentq.errors import EvidenceError, NotFound, StoreUnavailable
 from agentq.journal import Journal
 from agentq.lifecycle import Need, Papers, expires_at
 from agentq.marks import Marks
@@ -78,19 +78,16 @@ class Records:
 
         A task with gates is not marked as unpublished: who registers it has to look at its gates afterwards. Raises
         EvidenceError, with nothing left of it, when the evidence of what it builds on is being collected, and Invalid
-        when a gateway lets nobody of here register it.
+        when a gateway lets nobody of here register it: then its marks stay, for `doctor`. Another one may register it
+        at any moment, and would lose them to a delete that is late.
         """
         task_id, published = envelope.task_id, published or envelope.has_gates
         self.marks.open(task_id, published=published)
-        try:
-            self.marks.hold_evidence(envelope)
-            self._check_collected(envelope)
-            if expires := expires_at(Papers(envelope=envelope)):
-                self.marks.will_expire(envelope, expires)
-            found = self._first(f"tasks/{task_id}.json", envelope)
-        except Invalid:
-            self.forget(task_id)
-            raise
+        self.marks.hold_evidence(envelope)
+        self._check_collected(envelope)
+        if expires := expires_at(Papers(envelope=envelope)):
+            self.marks.will_expire(envelope, expires)
+        found = self._first(f"tasks/{task_id}.json", envelope)
         if found is envelope:
             self.journal.tell(*story.submitted(envelope))
         if not self.marks.is_open(task_id):  # `forget` came in between

@@ -249,6 +249,10 @@ KNOWN_OVER_GATES: dict[str, tuple[Gated, list[tuple[Turn, ...]]]] = {
         Gated(tasks=CHAIN, registered=False, submitters=1, foreign=(1,), workers=2),
         orders(first=1, second=2),
     ),
+    "a foreign message is refused while its task is submitted, and a write comes late": (
+        replace(APPROVED, registered=False, submitters=1, foreign=(0,), acts=(Act("approve", 4.0),), far=True),
+        failures(1, "late", most=8),
+    ),
     "a context is altered while its task is approved": (
         replace(APPROVED, acts=(Act("approve"), Act("alter"), Act("approve", 4.0))),
         orders(first=1, second=2),

@@ -120,7 +120,8 @@ def _look_at(records: Records, task_id: str, *, published: bool) -> tuple[Papers
 
 def _ailment(task_id: str, papers: Papers | None, *, published: bool) -> Ailment | None:
     if papers is None:
-        return Ailment(task_id, "unregistered", "was marked open and never registered: a submit died early")
+        why = "was marked open and never registered: a submit died early, or a gateway refused it"
+        return Ailment(task_id, "unregistered", why)
     if papers.manifest:
         return Ailment(task_id, "unsettled", f"is {papers.manifest.status}, but not settled")
     if papers.seal:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agentq.artifacts import evidence_prefix
 from agentq.claim import Claims, Terms, end_of
 from agentq.commit import commit, completion_of
+from agentq.doctor.papers import ailments
 from agentq.errors import Invalid, StoreUnavailable
 from agentq.gates import look_at_gates
 from agentq.gateway.reach import Reach
@@ -272,7 +273,7 @@ def test_a_worker_reads_nothing_of_others_by_inventing_a_task_that_needs_it(worl
         verdict = world.claims.pick_up(asked.to_json(), None, None)  # which would else come back for ever
         assert isinstance(verdict, Refuse), verdict
         assert "out of its worker's reach" in verdict.reason
-        assert "open/mine" not in world.store.objects
+        assert [one.kind for one in ailments(world.truth)] == ["unregistered"], "the mark that is left"
     for envelope in (
         request(task_id="mine", to=B).registered(world.store.url, utc_now()),
         request(task_id="mine", to=A, group="theirs").registered(world.store.url, utc_now()),
