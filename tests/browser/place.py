@@ -22,7 +22,7 @@ AGENT = Path(__file__).with_name("agent.sh")
 TYPES = ("mention", "assignment", "manual", "refinement", "work")
 PROFILE = """agent = "{name}"
 types = [{types}]
-{top}[runner]
+[runner]
 command = ["{command}"]
 grace_seconds = 0.3
 [limits]
@@ -30,6 +30,7 @@ lease_seconds = 1.0
 renew_seconds = 0.1
 sweep_seconds = 0.25
 timeout_seconds = 60
+{limits}
 [retry]
 max_attempts = {attempts}
 delay_seconds = 0.1
@@ -95,13 +96,13 @@ class Place:
         found = until(lambda: _address(process), f"a gateway's address in:\n{process.said()}", 30)
         return Served(self, process, found)
 
-    def agent(self, name: str, script: str, *, attempts: int = 1, top: str = "", **again: str) -> None:
+    def agent(self, name: str, script: str, *, attempts: int = 1, limits: str = "", **again: str) -> None:
         """Write an agent's profile and what it does, `attempt2="…"` what another attempt does instead."""
         folder = self.home / "workers" / name
         folder.mkdir(exist_ok=True)
         types = ", ".join(f'"{one}"' for one in TYPES)
         values = {"name": name, "types": types, "command": AGENT, "desk": self.desk}
-        (folder / "worker.toml").write_text(PROFILE.format(**values, attempts=attempts, top=top))
+        (folder / "worker.toml").write_text(PROFILE.format(**values, attempts=attempts, limits=limits))
         (folder / "prompt.md").write_text("You are a scripted agent.")
         (self.desk / "scripts" / name).write_text(script)
         for attempt, other in again.items():

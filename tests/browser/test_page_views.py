@@ -136,7 +136,7 @@ LONG_LINE = "echo before; head -c 100000 /dev/zero | tr '\\0' x; echo; echo one;
 def test_what_of_the_end_is_left_out_is_said_and_leads_to_the_whole(
     script: str, printed: int, place: Place, gateway: Served, look: Look
 ) -> None:
-    place.worker("alice", f"hold 1\n{script}\nhold 2\n{REPORT}")
+    place.worker("alice", f"hold 1\n{script}\nhold 2\n{REPORT}", limits="live_bytes = 20_000")
     task = ask(gateway)
     watching = look(gateway, f"#/tasks/{task}")
     watching.see(watching.page.locator(".task-head .badge"), "processing")
