@@ -4,8 +4,8 @@ Everything is for who needs no token. Besides that:
 
 | who | may |
 |---|---|
-| anybody | ask whether an agent's queue is ready, and for the engine's health |
-| a worker | take, count and bury its own agent's messages; park copies of them; put a guard on them |
+| anybody | ask for the engine's health |
+| a worker | ask for its own agent's queue; take, count, bury its messages; park copies of them; put a guard on them |
 | a worker | publish, give up and notify what is within its reach, as its papers say it |
 | a worker | tell the log what it does, and what the papers say of what is within its reach |
 | observer, coordinator, approver | read the logs and the dead letters, and count what waits for any agent |

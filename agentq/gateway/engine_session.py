@@ -119,7 +119,7 @@ class Session:
     # ------------------------------------------------------------------ messages
 
     async def _do_ready(self, request: asked.OfAgent) -> None:
-        self._rights.ask()
+        self._rights.take(request.agent)
         await self._engine.ready(request.agent)
 
     async def _do_publish(self, request: asked.Publish) -> None:

@@ -17,7 +17,7 @@ from agentq.config import GatewaySection
 from agentq.engine import Engine, Guard
 from agentq.engines import gateway_wire as wire
 from agentq.engines.gateway import GatewayEngine
-from agentq.errors import EngineUnavailable, Invalid, NotPermitted, StoreUnavailable
+from agentq.errors import EngineUnavailable, ExitCode, Invalid, NotPermitted, StoreUnavailable
 from agentq.events import Event
 from agentq.gateway import engine_door
 from agentq.gateway.place import NOBODY_KNOWS
@@ -554,10 +554,10 @@ async def test_a_notice_is_the_manifest_as_it_stands(served: Served, mine: str) 
 @pytest.mark.promise("via-rights")
 async def test_what_each_role_may_ask_of_the_engine(served: Served) -> None:
     may: dict[Role, set[str]] = {
-        "worker": {"ready", "health"},
-        "observer": {"ready", "health", "depth", "dead_letters", "count", "read"},
-        "approver": {"ready", "health", "depth", "dead_letters", "count", "read"},
-        "coordinator": {"ready", "health", "depth", "dead_letters", "count", "read", "remove"},
+        "worker": {"health"},
+        "observer": {"health", "depth", "dead_letters", "count", "read"},
+        "approver": {"health", "depth", "dead_letters", "count", "read"},
+        "coordinator": {"health", "depth", "dead_letters", "count", "read", "remove"},
     }
     for role, allowed in may.items():
         agent = OTHER if role == "worker" else None
@@ -579,6 +579,20 @@ async def test_what_each_role_may_ask_of_the_engine(served: Served) -> None:
                 else:
                     with pytest.raises(NotPermitted, match="may not"):
                         await ask()
+
+
+@pytest.mark.promise("worker-check")
+def test_a_worker_is_told_before_it_runs_that_its_token_is_anothers(served: Served) -> None:
+    served.desk.home.joinpath("token").write_text(token_of(served, "worker", agent=OTHER))
+    served.desk.home.joinpath("token").chmod(0o600)
+    where = ("--via", served.url, "--token-file", str(served.desk.home / "token"))
+
+    done = served.desk.run("worker", "check", AGENT, *where, "--json")
+
+    engine = next(one for one in done.json["checks"] if one["name"] == "engine")
+    assert (done.code, engine["well"]) == (ExitCode.NEEDS_MENDING, False)
+    assert f"may not take the tasks of {AGENT}" in engine["said"]
+    assert "agentq token new" in engine["hint"]
 
 
 async def test_who_needs_no_token_may_do_everything(served: Served) -> None:
