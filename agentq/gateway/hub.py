@@ -32,6 +32,8 @@ PAUSE = 1.0
 """Seconds between two tries to write a chronicle that cannot be written to."""
 EYES = 2
 """How many threads read the chronicle for those who are behind."""
+LOOK_SECONDS, SILENT_SECONDS = 5.0, 3.0
+"""How often the engine is asked whether it is there, and how soon it has to answer."""
 AT_ONCE = 20
 """How many entries are told before others get a turn."""
 
@@ -130,6 +132,7 @@ class Hub:
             for log in LOGS:
                 group.create_task(self._follow(engine, log))
             group.create_task(self._notice_damage())
+            group.create_task(self._notice_silence(engine))
 
     async def _follow(self, engine: Engine, log: Log) -> None:
         position = await self._by_hand(self.chronicle.position, log)
@@ -170,6 +173,20 @@ class Hub:
     async def _notice_damage(self) -> None:
         await self._damage.wait()
         raise Damaged("the chronicle is damaged")
+
+    async def _notice_silence(self, engine: Engine) -> None:
+        """Tell of an engine that hangs: its connections stand, and nothing comes of them. Who reads notices the rest."""
+        while True:
+            silent = None
+            try:
+                async with asyncio.timeout(SILENT_SECONDS):
+                    await engine.count_dead_letters()
+            except TimeoutError:
+                silent = Unavailable(f"{engine.url} has not answered within {SILENT_SECONDS:g} s")
+            except AgentqError as trouble:
+                LOG.debug("whether the engine hangs cannot be told: %s", trouble)
+            self._tell("engine", silent)
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _begin_anew(self, mend: Callable[[Chronicle], None] = lambda _: None) -> None:
         """Follow the logs again from where the chronicle ends; whoever subscribed resumes by their cursor."""

@@ -242,6 +242,23 @@ async def test_little_is_kept_for_who_takes_nothing(hub: Hub, broker: Broker) ->
 # ---------------------------------------------------------------------- trouble
 
 
+@pytest.mark.promise("gateway-away")
+async def test_an_engine_that_hangs_is_told(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connections stand, so whoever reads the log hears nothing, for ever."""
+    monkeypatch.setattr(hub_module, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(hub_module, "SILENT_SECONDS", 0.05)
+    signal = asyncio.Event()
+    async with hub_of(broker, tmp_path / "hanging.db") as hub:
+        with hub.listening(signal):
+            broker.answering.clear()
+            await _until(signal)
+            assert hub.trouble == "memory://broker has not answered within 0.05 s"
+            signal.clear()
+            broker.answering.set()
+            await _until(signal)
+        assert hub.trouble is None
+
+
 async def test_an_engine_that_was_away_is_caught_up_with(hub: Hub, broker: Broker) -> None:
     client, signal = Client("/events", since=""), asyncio.Event()
     client.go_to(hub)

@@ -29,13 +29,17 @@ def output(task_id: str, number: int, kind: str = "output", **data: Any) -> Even
 
 
 class Broker:
-    """Two logs in memory, which may be away, and whose beginning may be cut off."""
+    """Two logs in memory, which may be away, or hang, and whose beginning may be cut off."""
+
+    url = "memory://broker"
 
     def __init__(self, *, page: int = 50) -> None:
         self.page = page
         self.logs: dict[Log, list[Event]] = {"events": [], "output": []}
         self.cut: dict[Log, int] = {"events": 0, "output": 0}
         self.away = False
+        self.answering = asyncio.Event()
+        self.answering.set()
         self._changed = asyncio.Condition()
 
     async def append(self, *events: Event) -> None:
@@ -81,6 +85,11 @@ class Broker:
                 return
             async with self._changed:
                 await self._changed.wait()
+
+    async def count_dead_letters(self) -> int:
+        """What is asked to see whether it answers."""
+        await self.answering.wait()
+        return 0
 
     def owner_of(self, task_id: str) -> Owner | None:
         """Whose a task is, as its papers say, which are there before any event of it."""
