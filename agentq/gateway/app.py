@@ -69,6 +69,7 @@ def make_app(gateway: Gateway, names: Names) -> ASGIApp:
 async def _running(gateway: Gateway) -> AsyncIterator[None]:
     """Follow the logs and look after threads as long as the gateway runs."""
     async with gateway.hub.running(), upkeep.running(gateway):
+        gateway.books.begin()
         try:
             yield
         finally:

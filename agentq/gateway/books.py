@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from agentq.desk import Desk
 from agentq.engine import Engine, Page
-from agentq.errors import Unavailable
+from agentq.errors import EngineUnavailable, Unavailable
 from agentq.gateway.tail import Mark
 from agentq.ledger import Damaged, Ledger
 
@@ -44,12 +44,24 @@ class Books:
         self.trouble: str | None = None
         """Why the log could not be read the last time, None when it could."""
 
-    async def read(self, act: Callable[[Ledger], T], *, fresh: bool = True) -> T:
-        """What `act` answers, which is given the ledger in a thread, caught up if it is to be `fresh`; raises
-        Unavailable for its file."""
-        if fresh:
-            await self.catch_up()
-        return await self._desk.call(lambda app: self._with_ledger(app.ledger, act))
+    async def read(self, act: Callable[[Ledger], T], *, partly: bool = False) -> T:
+        """What `act` answers, which is given the ledger in a thread, caught up if that can be done.
+
+        Raises Unavailable for its file, and while it has never been whole, unless `act` can do with a part of it.
+        """
+        is_whole = await self.catch_up() or partly
+
+        def told(ledger: Ledger) -> T:
+            if not is_whole and ledger.as_of is None:
+                why = self.trouble or "its log is long, and still being read"
+                raise EngineUnavailable(f"this gateway never knew all tasks yet: {why}", hint="Try again in a while.")
+            return act(ledger)
+
+        return await self._desk.call(lambda app: self._with_ledger(app.ledger, told))
+
+    def begin(self) -> None:
+        """Read the log before anybody asks, who may ask when the engine is away."""
+        self._reading()
 
     def stir(self) -> None:
         """Say that something was done here, so that the next reader waits for what the log tells of it."""

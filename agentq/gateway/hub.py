@@ -175,7 +175,7 @@ class Hub:
         raise Damaged("the chronicle is damaged")
 
     async def _notice_silence(self, engine: Engine) -> None:
-        """Tell of an engine that hangs: its connections stand, and nothing comes of them. Who reads notices the rest."""
+        """Tell of an engine that hangs, whose connections stand; whoever reads the log notices the rest."""
         while True:
             silent = None
             try:

@@ -66,7 +66,7 @@ def _read(app: "App", asked: NewPlan, name: str) -> Planned:
 async def _show(call: Call) -> dict[str, Any]:
     task_id = call.path["task_id"]
     group, state = await call.gateway.desk.call(lambda app: _group(app, task_id))
-    rows = await call.gateway.books.read(lambda ledger: ledger.members(task_id, len(group.plan) + 1))
+    rows = await call.gateway.books.read(lambda ledger: ledger.members(task_id, len(group.plan) + 1), partly=True)
     stands = {row.task_id: (row.state, row.waits_for) for row in rows}
     return {
         "task_id": task_id,

@@ -231,7 +231,7 @@ async def _why(call: Call) -> Why:
 
 async def _events(call: Call) -> dict[str, Any]:
     task_id = call.path["task_id"]
-    events = await call.gateway.books.read(lambda ledger: ledger.events(task_id))
+    events = await call.gateway.books.read(lambda ledger: ledger.events(task_id), partly=True)
     if not any(event.kind == "submitted" for event in events):
         events = await call.gateway.desk.call(lambda app: _told_by_papers(app, task_id)) or events
     progress = await asyncio.to_thread(call.gateway.hub.chronicle.progress, task_id)
