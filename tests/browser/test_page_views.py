@@ -262,6 +262,28 @@ def test_a_dead_letter_is_deleted_only_when_that_is_confirmed(place: Place, gate
     expect(sight.page.locator("#count-dead-letters")).to_be_hidden()
 
 
+def test_the_count_of_approvals_follows_what_was_waited_for(place: Place, gateway: Served, look: Look) -> None:
+    place.worker("alice", f"hold 1\n{REPORT}")
+    sight = look(gateway, "#/agents")
+    sight.page.evaluate("addEventListener('agentq:refresh', event => event.stopImmediatePropagation(), true)")
+    one = "{to: alice, type: work, instructions: x, needs: [%s], requires_approval: %s}"
+    tasks = {"a": one % ("", "false"), "c": one % ("a", "false"), "d": one % ("c", "true")}
+    plan = "tasks:\n" + "".join(f"  {name}: {task}\n" for name, task in tasks.items())
+    gateway.call("POST", "/api/plans", {"plan": plan, "id": "release"})
+    sight.settled()
+    expect(sight.page.locator("#count-approvals")).to_be_hidden()
+    place.open_gate("1")
+    sight.see(sight.page.locator("#count-approvals"), "1 waiting")
+
+
+def test_a_delay_that_is_over_lets_an_approval_be_counted(place: Place, gateway: Served, look: Look) -> None:
+    place.agent("alice", REPORT)
+    sight = look(gateway, "#/agents")
+    task = ask(gateway, requires_approval=True, delay="4s")
+    until(lambda: gateway.call("GET", f"/api/tasks/{task}")["waits_for"] == "approval", "that its time has come")
+    sight.see(sight.page.locator("#count-approvals"), "1 waiting")
+
+
 def test_a_line_that_was_cut_is_told_and_the_list_catches_up(place: Place, gateway: Served, look: Look) -> None:
     place.agent("alice", REPORT)
     with Line(gateway.port) as line:

@@ -9,7 +9,7 @@ import { route, show, start, title } from "./router.js";
 import { freshen } from "./words.js";
 import { complain, problem } from "./toasts.js";
 import { agents } from "./agents.js";
-import { approvals } from "./approvals.js";
+import { approvals, TURNS } from "./approvals.js";
 import { deadLetters } from "./dead_letters.js";
 import { figures } from "./figures.js";
 import { plan } from "./plan.js";
@@ -126,7 +126,7 @@ function tell(state) {
 
 // ------------------------------------------------------------------ the counts in the navigation
 
-const COUNTED = new Set(["approval_requested", "approved", "rejected", "dead_lettered", "submitted", "cancelled", "expired"]);
+const COUNTED = new Set([...TURNS, "dead_lettered", "submitted"]);
 const count = debounced(recount, 1000, 5000);
 
 function counting(event) {
@@ -147,6 +147,7 @@ function showCount(id, number, word) {
 }
 
 addEventListener("agentq:count", () => count());
+addEventListener("agentq:refresh", () => count()); // that a delay is over is no event
 
 // ------------------------------------------------------------------ theme and ages
 

@@ -9,7 +9,9 @@ import { title, to } from "./router.js";
 import { problem } from "./toasts.js";
 import { ago, nothing } from "./words.js";
 
-const KINDS = new Set(["approval_requested", "approved", "rejected", "released", "cancelled", "expired", "failed"]);
+const ENDS = ["completed", "failed", "cancelled", "expired"]; // of a task itself, or of one that it needs
+/** Kinds of events after which other tasks may wait for an approval than before. */
+export const TURNS = new Set(["approval_requested", "approved", "rejected", "released", "attempt_ended", ...ENDS]);
 
 /** The view of the tasks that wait for an approval, each with what exactly is approved. */
 export function approvals(root, params, leaving) {
@@ -49,6 +51,6 @@ export function approvals(root, params, leaving) {
   const soon = debounced(load, 400, 2000);
   addEventListener("agentq:refresh", load, { signal: leaving });
   load();
-  const stop = subscribe("/events", "", { event: (event) => KINDS.has(event.kind) && soon(), gap: soon });
+  const stop = subscribe("/events", "", { event: (event) => TURNS.has(event.kind) && soon(), gap: soon });
   return () => (stop(), soon.cancel());
 }
