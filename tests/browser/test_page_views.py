@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Locator, Route, expect
 
 from tests.brokers.node import Node
 from tests.browser.line import Line
@@ -230,6 +230,33 @@ def test_figures_are_charts_with_a_table_each(place: Place, gateway: Served, loo
     sight.see(sight.page.locator("main table.cards"), "alice")
     sight.page.get_by_label("Of what ended in").select_option("7d")
     expect(sight.page).to_have_url(re.compile("since=7d"))
+
+
+def test_figures_of_what_ended_are_of_the_whole_time(place: Place, gateway: Served, look: Look) -> None:
+    place.worker("alice", REPORT)
+    place.agent("bob", REPORT)
+    place.cli("wait", ask(gateway))
+    gateway.call("POST", f"/api/tasks/{ask(gateway, to='bob')}/cancel", {"reason": "No."})
+    sight = look(gateway, "#/agents")
+    sight.page.route("**/api/series?*", earlier)
+    sight.go("#/figures")
+    chart = sight.page.locator("figure.chart").filter(has_text="Tasks that ended")
+    words = "completed 1, failed 0, cancelled 1, expired 0"
+    sight.see(chart.locator(".chart-now"), words)
+    expect(chart.get_by_role("img")).to_have_attribute("aria-label", f"Tasks that ended: {words}")
+    expect(chart.locator("rect.bar")).to_have_count(2)
+    expect(sight.page.locator(".sums li", has_text="ended")).to_have_text("2 ended")
+    chart.get_by_text("As a table").click()
+    cells = chart.locator("tbody tr").nth(1).locator("td")
+    expect(cells).to_have_text(["1", "0", "1", "0"])
+
+
+def earlier(route: Route) -> None:
+    """The series as they are, but that all which was counted was three moments before."""
+    series = route.fetch().json()
+    for name in ("completed", "failed", "cancelled", "expired"):
+        series[name] = [*series[name][3:], 0, 0, 0]
+    route.fulfill(json=series)
 
 
 @pytest.mark.promise("page-decides")

@@ -281,6 +281,8 @@ def test_agents_workers_and_figures_are_those_of_the_commands(served: Served) ->
     served.desk.task("--id", "fix-17")
     served.desk.task("--id", "fix-18")
     served.desk.ok("complete", "fix-17", "--from", "ann", "--summary", "Did it.")
+    served.desk.task("--id", "fix-19")
+    served.desk.ok("cancel", "fix-19", "--reason", "No.")
 
     agents = {one["agent"]: one for one in served.get("/api/agents").ok()["agents"]}
     assert (agents["implementation-worker"]["queued"], agents["implementation-worker"]["up"]) == (1, 0)
@@ -291,7 +293,8 @@ def test_agents_workers_and_figures_are_those_of_the_commands(served: Served) ->
     assert told.keys() == said.keys()
     assert told["total"]["completed"] == said["total"]["completed"] == 1
     series = served.get("/api/series?since=1h&points=12").ok()
-    assert sum(series["completed"]) == 1
+    ends = ("completed", "failed", "cancelled", "expired")
+    assert [sum(series[name]) for name in ends] == [told["total"][name] for name in ends] == [1, 0, 1, 0]
     assert series["depth"][-1] == 1
     assert {len(values) for name, values in series.items() if name != "as_of"} == {12}
 

@@ -14,7 +14,7 @@ from agentq.gateway.api.shapes import Given, Moment, Row, Told
 from agentq.gateway.api.tasks import as_of, seconds_of
 from agentq.gateway.operations import Call, Operation
 from agentq.ledger import Ledger
-from agentq.observing.figures import STARTABLE, Window, figures
+from agentq.observing.figures import OUTCOMES, STARTABLE, Window, figures
 from agentq.observing.plain import iso
 from agentq.observing.queues import Queues, count
 
@@ -50,6 +50,8 @@ class Series(Told):
     at: list[str]
     completed: list[int]
     failed: list[int]
+    cancelled: list[int]
+    expired: list[int]
     cost_usd: list[float | None]
     wait_p50: list[float | None]
     run_p50: list[float | None]
@@ -136,8 +138,7 @@ def _over_time(moments: Sequence[float], ended: Sequence[Ended], waits: Iterable
     stands = _standing(moments, waits)
     return {
         "at": [iso(moment) for moment in moments],
-        "completed": [sum(one.outcome == "completed" for one in span) for span in spans],
-        "failed": [sum(one.outcome == "failed" for one in span) for span in spans],
+        **{name: [sum(one.outcome == name for one in span) for span in spans] for name in OUTCOMES},
         "cost_usd": [_sum([one.cost for one in span]) for span in spans],
         "wait_p50": [_median([one.wait for one in span]) for span in spans],
         "run_p50": [_median([one.run for one in span]) for span in spans],

@@ -9,40 +9,50 @@ const BOTTOM = 22;
 const TOP = 10;
 const ROWS = 24;
 
-/** A chart of `series` [{name, values, kind: "a"|"b"|"c"}] over the moments `at`; null is unknown and leaves a hole.
+/** A chart of `series` [{name, values, kind: "a"|"b"|"c"|"d"}] over the moments `at`; null is unknown and leaves a hole.
  *
- * `bars` stacks them instead of drawing lines; `written` turns a value into words. */
-export function chart(name, at, series, { bars = false, written = String } = {}) {
-  const known = series.flatMap((one) => one.values).filter((value) => value !== null && value !== undefined);
-  const summary = h("p", { class: "dim chart-now" }, latest(series, written));
+ * `bars` stacks them instead of drawing lines. `whole` makes one value of those of a longer time, which are all known:
+ * the sum of bars, else the last. `written` turns a value into words. */
+export function chart(name, at, series, { bars = false, whole = bars ? sum : last, written = String } = {}) {
+  const known = series.flatMap((one) => knownOf(one.values));
+  const said = series.map((one) => `${one.name} ${folded(one.values, whole, written) ?? "unknown"}`).join(", ");
+  const summary = h("p", { class: "dim chart-now" }, said);
   if (!known.length) return figure(name, h("p", { class: "dim" }, "Nothing is known of this time."), null, null);
   const top = ceiling(bars ? stacked(series, at.length) : Math.max(...known));
   const scale = { x: (index) => LEFT + (index * (WIDTH - LEFT - 8)) / Math.max(1, at.length - (bars ? 0 : 1)), y: (value) => TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM) };
   const drawing = svg(
     "svg",
-    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${name}: ${latest(series, written)}` },
+    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${name}: ${said}` },
     grid(top, scale, written),
     moments(at, scale),
     bars ? barsOf(series, at, scale, written) : series.map((one) => line(one, scale)),
   );
-  return figure(name, [series.length > 1 && legend(series), drawing], summary, figuresTable(name, at, series, written));
+  return figure(name, [series.length > 1 && legend(series), drawing], summary, figuresTable(name, at, series, (values) => folded(values, whole, written)));
 }
 
 function figure(name, drawing, summary, numbers) {
   return h("figure", { class: "chart card" }, h("figcaption", {}, name), summary, drawing, numbers);
 }
 
-function latest(series, written) {
-  return series.map((one) => `${one.name} ${lastKnown(one.values, written)}`).join(", ");
+function folded(values, whole, written) {
+  const known = knownOf(values);
+  return known.length ? written(whole(known)) : null;
 }
 
-function lastKnown(values, written) {
-  const value = values.findLast((one) => one !== null && one !== undefined);
-  return value === undefined ? "unknown" : written(value);
+function knownOf(values) {
+  return values.filter((value) => value !== null && value !== undefined);
+}
+
+function sum(values) {
+  return values.reduce((before, value) => before + value, 0);
+}
+
+function last(values) {
+  return values.at(-1);
 }
 
 function stacked(series, count) {
-  const sums = Array.from({ length: count }, (_, at) => series.reduce((sum, one) => sum + (one.values[at] ?? 0), 0));
+  const sums = Array.from({ length: count }, (_, at) => sum(series.map((one) => one.values[at] ?? 0)));
   return Math.max(...sums);
 }
 
@@ -104,10 +114,11 @@ function legend(series) {
   return h("ul", { class: "legend" }, series.map((one) => h("li", {}, h("span", { class: `key series-${one.kind}`, "aria-hidden": "true" }), one.name)));
 }
 
-function figuresTable(name, at, series, written) {
+/** No more than so many rows: each tells the whole of its time. */
+function figuresTable(name, at, series, told) {
   const step = Math.ceil(at.length / ROWS);
   const shown = at.map((_, index) => index).filter((index) => (at.length - 1 - index) % step === 0).reverse();
-  const cell = (value) => h("td", { class: "number" }, value === null || value === undefined ? "–" : written(value));
+  const cell = (values) => h("td", { class: "number" }, told(values) ?? "–");
   return h(
     "details",
     {},
@@ -120,7 +131,7 @@ function figuresTable(name, at, series, written) {
         {},
         h("caption", { class: "unseen" }, name),
         h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "At"), series.map((one) => h("th", { scope: "col", class: "number" }, one.name)))),
-        h("tbody", {}, shown.map((index) => h("tr", {}, h("th", { scope: "row" }, new Date(at[index]).toLocaleString()), series.map((one) => cell(one.values[index]))))),
+        h("tbody", {}, shown.map((index) => h("tr", {}, h("th", { scope: "row" }, new Date(at[index]).toLocaleString()), series.map((one) => cell(one.values.slice(Math.max(0, index - step + 1), index + 1)))))),
       ),
     ),
   );

@@ -15,7 +15,13 @@ const SPANS = [
   ["7d", "7 days", 56],
   ["30d", "30 days", 60],
 ];
-const ENDS = new Set(["completed", "failed", "cancelled", "expired"]);
+const OUTCOMES = [
+  ["completed", "a"],
+  ["failed", "b"],
+  ["cancelled", "c"],
+  ["expired", "d"],
+];
+const ENDS = new Set(OUTCOMES.map(([name]) => name));
 
 /** The view of figures over a span of time, by agent below. */
 export function figures(root, params, leaving) {
@@ -68,7 +74,7 @@ function drawn(series) {
   const seconds = (value) => span(value < 10 ? Number(value.toFixed(1)) : Math.round(value));
   const one = (name, values, kind) => ({ name, values: values ?? at.map(() => null), kind });
   return [
-    chart("Tasks that ended", at, [one("completed", series.completed, "a"), one("failed", series.failed, "b")], { bars: true, written: whole }),
+    chart("Tasks that ended", at, OUTCOMES.map(([name, kind]) => one(name, series[name], kind)), { bars: true, written: whole }),
     chart("Depth: tasks that could start", at, [one("depth", series.depth, "a")], { written: whole }),
     chart("Oldest task that could start", at, [one("oldest", series.oldest_seconds, "c")], { written: seconds }),
     chart("Wait before the first attempt, median", at, [one("wait p50", series.wait_p50, "a")], { written: seconds }),
