@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentq.events import Event
+from agentq.gateway.api.figures import over_time
 from agentq.ledger import Ledger, Shelf
 from agentq.observing.figures import Figures, Now, Spread, Used, Window, figures
 from tests.desk import Desk
@@ -212,6 +213,35 @@ def test_percentiles_are_those_of_their_definition(
         ranks = [nearest_rank([float(v) for v in values], percent) for percent in (50, 90, 99)]
         assert [spread.count, spread.p50, spread.p90, spread.p99, spread.max] == [len(values), *ranks, max(values)]
     assert found.skewed == sum((wait < 0) + (run < 0) for wait, run in times)
+
+
+def test_a_queue_shows_that_was_there_for_a_moment_only(ledger: Ledger) -> None:
+    ledger.tell([one for n in range(3) for one in life(f"brief-{n}", 100, 160 + n, 1000)])
+    ledger.tell([*life("before", -90, -10, 1000), *life("across", 500, 950, 1000)])
+    found = over_time(ledger, START, START + 1200, 4)
+    assert found["depth"] == [3, 1, 1, 1]
+    assert found["oldest_seconds"] == [62, 100, 400, 450]
+    assert found["completed"] == [0, 0, 0, 5]
+    later = over_time(ledger, START + 1000, START + 1200, 2)
+    assert (later["depth"], later["oldest_seconds"], later["completed"]) == ([0, 0], [None, None], [5, 0])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(-3, 60)), max_size=12))
+def test_depth_and_age_over_time_are_the_most_of_every_moment(tmp_path: Path, waits: list[tuple[int, int]]) -> None:
+    with Ledger.on(Shelf(tmp_path, token_hex(8))) as ledger:
+        for number, (begin, wait) in enumerate(waits):
+            tale = [submitted(f"task-{number}", begin), claimed(f"task-{number}", begin + wait)]
+            ledger.tell(tale[: 1 if wait > 50 else 2])
+        found = over_time(ledger, START + 10, START + 50, 4)
+    spans = [(begin, 1000 if wait > 50 else begin + wait) for begin, wait in waits]
+    for number, after in enumerate((10, 20, 30, 40)):
+        moments = [after + step / 2 for step in range(1, 21)]  # all begin and end at whole seconds
+        at_once = [[(begin, end) for begin, end in spans if begin <= one < end] for one in moments]
+        present = [(begin, end) for begin, end in spans if after < end and begin <= after + 10 and begin < end]
+        assert found["depth"][number] == max(map(len, at_once))
+        ages = [min(end, after + 10) - begin for begin, end in present]
+        assert found["oldest_seconds"][number] == max(ages, default=None)
 
 
 def test_no_statement_reads_more_than_its_window(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,14 +246,16 @@ def test_figures_of_what_ended_are_of_the_whole_time(place: Place, gateway: Serv
     expect(chart.get_by_role("img")).to_have_attribute("aria-label", f"Tasks that ended: {words}")
     expect(chart.locator("rect.bar")).to_have_count(2)
     expect(sight.page.locator(".sums li", has_text="ended")).to_have_text("2 ended")
+    sight.see(sight.page.locator("figure.chart").filter(has_text="Depth").locator(".chart-now"), "at most 7")
     chart.get_by_text("As a table").click()
     cells = chart.locator("tbody tr").nth(1).locator("td")
     expect(cells).to_have_text(["1", "0", "1", "0"])
 
 
 def earlier(route: Route) -> None:
-    """The series as they are, but that all which was counted was three moments before."""
+    """The series as they are, but that all which was counted was three moments before, and seven waited then."""
     series = route.fetch().json()
+    series["depth"][-3] = 7
     for name in ("completed", "failed", "cancelled", "expired"):
         series[name] = [*series[name][3:], 0, 0, 0]
     route.fulfill(json=series)

@@ -1,9 +1,8 @@
 """Figures of what ended, and how it went over time, for charts."""
 
 import bisect
-import heapq
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import median_low
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -114,28 +113,28 @@ class Wait(NamedTuple):
 _ENDED = f"""SELECT finished_at, outcome, max(first_claimed_at - {STARTABLE}, 0.0),
     max(finished_at - first_claimed_at, 0.0), cost_usd
   FROM tasks INDEXED BY by_end WHERE finished_at >= :since AND members = 0 ORDER BY finished_at"""
-_WAITED = f"""SELECT {STARTABLE} AS begin, coalesce(first_claimed_at, finished_at, 9e99) AS end
+_WAITED = f"""SELECT begin, end FROM (
+  SELECT {STARTABLE} AS begin, coalesce(first_claimed_at, finished_at, 9e99) AS end
   FROM tasks WHERE (finished_at IS NULL OR finished_at >= :since) AND members = 0 AND created_at IS NOT NULL
-  AND (requires_approval = 0 OR approved_at IS NOT NULL)"""
+  AND (requires_approval = 0 OR approved_at IS NOT NULL)) WHERE end > max(begin, :since)"""
 
 
 async def _series(call: Call) -> dict[str, Any]:
     begin, points = _begin(call.query.since), call.query.points
 
     def told(ledger: Ledger) -> dict[str, Any]:
-        now = time.time()
-        with ledger.one_moment():
-            ended = [Ended(*row) for row in ledger.query(_ENDED, {"since": begin})]
-            waits = [Wait(*row) for row in ledger.query(_WAITED, {"since": begin})]
-        moments = [begin + (now - begin) * (number + 1) / points for number in range(points)]
-        return _over_time(moments, ended, waits) | {"as_of": as_of(ledger)}
+        return over_time(ledger, begin, time.time(), points) | {"as_of": as_of(ledger)}
 
     return await call.gateway.books.read(told)
 
 
-def _over_time(moments: Sequence[float], ended: Sequence[Ended], waits: Iterable[Wait]) -> dict[str, Any]:
-    spans = _by_moment(moments, ended)
-    stands = _standing(moments, waits)
+def over_time(ledger: Ledger, begin: float, now: float, points: int) -> dict[str, Any]:
+    """The fields of Series between two moments (unix seconds), `as_of` aside; raises Unavailable."""
+    with ledger.one_moment():
+        ended = [Ended(*row) for row in ledger.query(_ENDED, {"since": begin})]
+        waits = [Wait(*row) for row in ledger.query(_WAITED, {"since": begin})]
+    moments = [begin + (now - begin) * (number + 1) / points for number in range(points)]
+    spans, stands = _by_moment(moments, ended), list(_standing(moments, waits))
     return {
         "at": [iso(moment) for moment in moments],
         **{name: [sum(one.outcome == name for one in span) for span in spans] for name in OUTCOMES},
@@ -154,22 +153,29 @@ def _by_moment(moments: Sequence[float], ended: Sequence[Ended]) -> list[list[En
     return spans
 
 
-def _standing(moments: Sequence[float], waits: Iterable[Wait]) -> list[tuple[int, float | None]]:
-    """How many waited at each moment, and for how long the oldest of them had."""
-    coming, waiting, found = sorted(waits), list[Wait](), list[tuple[int, float | None]]()
-    ends: list[float] = []
-    come = 0
+def _standing(moments: Sequence[float], waits: Sequence[Wait]) -> Iterator[tuple[int, float | None]]:
+    """Up to each moment since the one before: how many waited at most, and for how long the one that had longest.
+
+    Every wait ends after it begins, and after the time that is asked about does.
+    """
+    coming, ends = sorted(waits), sorted(one.end for one in waits)
+    begun = ended = first = 0
     for moment in moments:
-        while come < len(coming) and coming[come].begin <= moment:
-            heapq.heappush(waiting, coming[come])
-            heapq.heappush(ends, coming[come].end)
-            come += 1
-        while ends and ends[0] <= moment:
-            heapq.heappop(ends)
-        while waiting and waiting[0].end <= moment:
-            heapq.heappop(waiting)
-        found.append((len(ends), moment - waiting[0].begin if waiting else None))
-    return found
+        most, oldest = begun - ended, 0.0
+        while begun < len(coming) and (begin := coming[begun].begin) <= moment:
+            while ends[ended] <= begin:
+                ended += 1
+            begun += 1
+            if begun - ended > most:
+                most = begun - ended
+        while ended < begun and ends[ended] <= moment:
+            ended += 1
+        while first < begun and coming[first].end <= moment:  # whoever came later and left sooner never was the oldest
+            oldest = max(oldest, coming[first].end - coming[first].begin)
+            first += 1
+        if first < begun:
+            oldest = max(oldest, moment - coming[first].begin)
+        yield most, oldest if most else None
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

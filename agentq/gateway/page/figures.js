@@ -70,13 +70,14 @@ function redraw(charts, wanted) {
 
 function drawn(series) {
   const { at } = series;
-  const whole = (value) => short(value);
+  const count = (value) => short(value);
+  const most = (values) => Math.max(...values);
   const seconds = (value) => span(value < 10 ? Number(value.toFixed(1)) : Math.round(value));
   const one = (name, values, kind) => ({ name, values: values ?? at.map(() => null), kind });
   return [
-    chart("Tasks that ended", at, OUTCOMES.map(([name, kind]) => one(name, series[name], kind)), { bars: true, written: whole }),
-    chart("Depth: tasks that could start", at, [one("depth", series.depth, "a")], { written: whole }),
-    chart("Oldest task that could start", at, [one("oldest", series.oldest_seconds, "c")], { written: seconds }),
+    chart("Tasks that ended", at, OUTCOMES.map(([name, kind]) => one(name, series[name], kind)), { bars: true, written: count }),
+    chart("Depth: tasks that could start at once", at, [one("at most", series.depth, "a")], { whole: most, written: count }),
+    chart("Oldest task that could start", at, [one("at most", series.oldest_seconds, "c")], { whole: most, written: seconds }),
     chart("Wait before the first attempt, median", at, [one("wait p50", series.wait_p50, "a")], { written: seconds }),
     chart("Run, median", at, [one("run p50", series.run_p50, "c")], { written: seconds }),
     chart("Cost, as far as agents told", at, [one("cost", series.cost_usd, "a")], { bars: true, written: dollars }),
