@@ -38,6 +38,28 @@ PLAN = """tasks:
   page: {to: bob, type: work, needs: [design], instructions: "x"}
   ship: {to: bob, type: work, needs: [api, page, design], requires_approval: true, instructions: "x"}
 """
+UNREADABLE = """() => {
+  const faults = [];
+  for (const chart of document.querySelectorAll(".chart")) {
+    const card = chart.getBoundingClientRect();
+    const ticks = [...chart.querySelectorAll(".tick")].map((one) => {
+      const box = one.getBoundingClientRect();
+      const size = parseFloat(getComputedStyle(one).fontSize);
+      const scale = one.getCTM ? one.getScreenCTM().a : 1;
+      return { text: one.textContent, box, size: size * scale };
+    });
+    ticks.forEach(({ text, box, size }, at) => {
+      if (size < 11) faults.push(`${text} has ${size} px`);
+      if (box.left < card.left || box.right > card.right || box.bottom > card.bottom) faults.push(`${text} is outside`);
+      for (const other of ticks.slice(at + 1)) {
+        const { left, right, top, bottom } = other.box;
+        if (box.left < right && left < box.right && box.top < bottom && top < box.bottom)
+          faults.push(`${text} is over ${other.text}`);
+      }
+    });
+  }
+  return faults;
+}"""
 PLAN_OF_MANY = """async () => {
   const { layout } = await import("/page/graph.js");
   const tasks = Array.from({ length: 300 }, (_, at) => ({
@@ -250,6 +272,32 @@ def test_figures_of_what_ended_are_of_the_whole_time(place: Place, gateway: Serv
     chart.get_by_text("As a table").click()
     cells = chart.locator("tbody tr").nth(1).locator("td")
     expect(cells).to_have_text(["1", "0", "1", "0"])
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("since", ["1h", "30d"])
+def test_what_is_written_at_a_chart_can_be_read(
+    width: int, since: str, place: Place, gateway: Served, look: Look
+) -> None:
+    place.worker("alice", REPORT)
+    place.cli("wait", ask(gateway))
+    sight = look(gateway, viewport={"width": width, "height": 740})
+    sight.page.route("**/api/series?*", much)
+    sight.go(f"#/figures?since={since}")
+    expect(sight.page.locator(".chart .tick")).to_have_count(36)
+    sight.shot(f"{since}-{width}")
+    assert sight.page.evaluate(UNREADABLE) == []
+    sight.is_no_wider_than_its_window()
+
+
+def much(route: Route) -> None:
+    """The series with values that take long to be written, one of them on its own."""
+    series = route.fetch().json()
+    count = len(series["at"])
+    series |= {"completed": [987_654] * count, "depth": [123_456] * count, "cost_usd": [4321.5] * count}
+    series |= {name: [98_765.0] * count for name in ("oldest_seconds", "run_p50")}
+    series["wait_p50"] = [1.5, *[None] * (count - 1)]
+    route.fulfill(json=series)
 
 
 def earlier(route: Route) -> None:

@@ -2,11 +2,8 @@
 
 import { h, svg } from "./dom.js";
 
-const WIDTH = 520;
-const HEIGHT = 170;
-const LEFT = 56;
-const BOTTOM = 22;
-const TOP = 10;
+const WIDTH = 400;
+const HEIGHT = 140;
 const ROWS = 24;
 
 /** A chart of `series` [{name, values, kind: "a"|"b"|"c"|"d"}] over the moments `at`; null is unknown and leaves a hole.
@@ -19,15 +16,17 @@ export function chart(name, at, series, { bars = false, whole = bars ? sum : las
   const summary = h("p", { class: "dim chart-now" }, said);
   if (!known.length) return figure(name, h("p", { class: "dim" }, "Nothing is known of this time."), null, null);
   const top = ceiling(bars ? stacked(series, at.length) : Math.max(...known));
-  const scale = { x: (index) => LEFT + (index * (WIDTH - LEFT - 8)) / Math.max(1, at.length - (bars ? 0 : 1)), y: (value) => TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM) };
+  const steps = Math.max(1, at.length - (bars ? 0 : 1));
+  const scale = { x: (index) => (index * WIDTH) / steps, y: (value) => (1 - value / top) * HEIGHT };
   const drawing = svg(
     "svg",
-    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${name}: ${said}` },
-    grid(top, scale, written),
-    moments(at, scale),
+    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": `${name}: ${said}` },
+    grid(scale.y(0), scale.y(top / 2), scale.y(top)),
     bars ? barsOf(series, at, scale, written) : series.map((one) => line(one, scale)),
   );
-  return figure(name, [series.length > 1 && legend(series), drawing], summary, figuresTable(name, at, series, (values) => folded(values, whole, written)));
+  // The drawing is stretched to its place, what is written beside it is not.
+  const plot = h("div", { class: "plot" }, drawing, values(top, written), moments(at, (index) => (index + (bars ? 1 : 0)) / steps));
+  return figure(name, [series.length > 1 && legend(series), plot], summary, figuresTable(name, at, series, (values) => folded(values, whole, written)));
 }
 
 function figure(name, drawing, summary, numbers) {
@@ -63,23 +62,29 @@ function ceiling(most) {
   return [1, 2, 2.5, 5, 10].map((step) => step * power).find((step) => step >= most);
 }
 
-function grid(top, scale, written) {
-  return [0, 0.5, 1].map((part) => {
-    const y = scale.y(part * top);
-    return [
-      svg("line", { class: "grid", x1: LEFT, x2: WIDTH - 8, y1: y, y2: y }),
-      svg("text", { class: "tick end", x: LEFT - 6, y: y + 4 }, written(part * top)),
-    ];
-  });
+function grid(...heights) {
+  return heights.map((y) => svg("line", { class: "grid", x1: 0, x2: WIDTH, y1: y, y2: y }));
 }
 
-function moments(at, scale) {
+function values(top, written) {
+  return [0, 0.5, 1].map((part) => tick("value", { bottom: percent(part) }, written(part * top)));
+}
+
+function moments(at, place) {
   const last = at.length - 1;
   const days = last > 0 && new Date(at[last]) - new Date(at[0]) > 36 * 3600 * 1000;
   const how = days ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit" };
-  return [0, Math.floor(last / 2), last].map((index, place) =>
-    svg("text", { class: `tick ${["start", "middle", "end"][place]}`, x: scale.x(index), y: HEIGHT - 6 }, new Date(at[index]).toLocaleString([], how)),
+  return [0, Math.floor(last / 2), last].map((index, number) =>
+    tick(`moment ${["start", "middle", "end"][number]}`, { left: percent(place(index)) }, new Date(at[index]).toLocaleString([], how)),
   );
+}
+
+function tick(kind, style, text) {
+  return h("span", { class: `tick ${kind}`, "aria-hidden": "true", style }, text);
+}
+
+function percent(part) {
+  return `${(100 * part).toFixed(2)}%`;
 }
 
 function line({ values, kind }, scale) {
@@ -90,7 +95,7 @@ function line({ values, kind }, scale) {
   });
   return runs.filter((run) => run.length).map((run) => {
     const [[x, y]] = run;
-    if (run.length === 1) return svg("circle", { class: `dot series-${kind}`, cx: x, cy: y, r: 2.5 });
+    if (run.length === 1) return svg("path", { class: `dot series-${kind}`, d: `M${x} ${y}h.01` });
     return svg("polyline", { class: `line series-${kind}`, points: run.map((point) => point.map((one) => one.toFixed(1)).join(",")).join(" ") });
   });
 }
