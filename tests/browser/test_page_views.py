@@ -2,10 +2,10 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Locator, Route, expect
+from playwright.sync_api import FloatRect, Locator, Route, expect
 
 from tests.brokers.node import Node
 from tests.browser.line import Line
@@ -32,7 +32,8 @@ new file mode 100644
 @@ -0,0 +1,1 @@
 +-- an SQL comment
 """
-PLAN = """tasks:
+PLAN = """description: "Bring it\\u200b out.\\nAll of it."
+tasks:
   design: {to: alice, type: work, instructions: "x"}
   api: {to: alice, type: work, needs: [design], instructions: "x"}
   page: {to: bob, type: work, needs: [design], instructions: "x"}
@@ -223,6 +224,7 @@ def test_a_plan_is_a_graph_that_follows_its_tasks(place: Place, gateway: Served,
     plan = gateway.call("POST", "/api/plans", {"plan": PLAN, "id": "release"})["task_id"]
     sight = look(gateway, "#/plans")
     sight.page.get_by_role("link", name=plan).first.click()
+    sight.see(sight.page.locator("main p.about"), "Bring it⟨U+200B⟩ out. All of it.")
     node = {name: sight.page.locator("a.node").filter(has_text=name) for name in ("design", "api", "page", "ship")}
     expect(node["api"]).to_have_attribute("aria-label", "api completed · alice", timeout=PATIENCE)
     expect(node["page"]).to_have_attribute("aria-label", "page processing · bob", timeout=PATIENCE)
@@ -510,5 +512,33 @@ def test_what_is_not_there_is_told_with_what_to_do(gateway: Served, look: Look) 
         sight.see(sight.page.locator("main .problem"))
         sight.see(sight.page.locator("main .problem .hint"))
         expect(sight.page.get_by_role("heading", name="Timeline")).to_have_count(0)
+    sight.go("#/plans/nope")
+    sight.see(sight.page.locator("main .problem .hint"))
+    expect(sight.page.get_by_role("heading", name="Its tasks")).to_have_count(0)
+    expect(sight.page.locator("main table")).to_be_hidden()
     sight.go("#/nowhere")
     sight.see("There is no such page")
+
+
+def test_cards_stand_apart_and_fields_in_a_row(place: Place, gateway: Served, look: Look) -> None:
+    place.agent("alice", REPORT)
+    task = ask(gateway, requires_approval=True)
+    for settings in ({}, {"viewport": {"width": 360, "height": 740}, "is_mobile": True}):
+        sight = look(gateway, f"#/tasks/{task}", **settings)
+        sight.see(sight.page.get_by_role("heading", name="This needs an approval"))
+        sight.shot("cards")
+        approval, why = boxes(sight, ".approval", ".why")
+        assert why["y"] - (approval["y"] + approval["height"]) >= 8
+        sight.go("#/tasks")
+        words, state, agent = boxes(sight, "#filter-text", "#filter-state", "#filter-agent")
+        assert (state["y"], state["height"]) == (agent["y"], agent["height"])
+        assert words["height"] == state["height"]
+        sight.shot("filters")
+
+
+def boxes(sight: Sight, *selectors: str) -> Iterator[FloatRect]:
+    """Where these are."""
+    for selector in selectors:
+        box = sight.see(sight.page.locator(selector)).bounding_box()
+        assert box
+        yield box

@@ -208,6 +208,7 @@ def test_cancelling_and_asking_again(served: Served) -> None:
 def test_a_plan(served: Served) -> None:
     text = """
 plan: report
+description: What it would cost.
 defaults: {to: review-worker, type: research}
 tasks:
   cost: {instructions: Find the costs.}
@@ -216,6 +217,7 @@ tasks:
     assert served.post("/api/plans", {"plan": text}).ok(201) == {"task_id": "report", "new": True, "state": "pending"}
     assert not served.post("/api/plans", {"plan": text}).ok(200)["new"]
     shown = served.get("/api/plans/report").ok()
+    assert shown["description"] == "What it would cost."
     assert [(task["task_id"], task["state"], task["needs"]) for task in shown["tasks"]] == [
         ("report.cost", "pending", []),
         ("report.sum", "pending", ["report.cost"]),

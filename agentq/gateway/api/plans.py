@@ -39,6 +39,7 @@ class Plan(Told):
     """A plan with its tasks in order."""
 
     task_id: TaskId
+    description: str
     state: str
     tasks: list[Member]
 
@@ -70,6 +71,7 @@ async def _show(call: Call) -> dict[str, Any]:
     stands = {row.task_id: (row.state, row.waits_for) for row in rows}
     return {
         "task_id": task_id,
+        "description": group.instructions or "",
         "state": state,
         "tasks": [_member(task, *stands.get(task.task_id, ("pending", None))) for task in group.plan],
     }

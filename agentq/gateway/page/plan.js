@@ -4,6 +4,7 @@ import { get, path } from "./api.js";
 import { debounced, fill, h, renew, svg } from "./dom.js";
 import { layout } from "./graph.js";
 import { subscribe } from "./live.js";
+import { plainly } from "./plain.js";
 import { title, to } from "./router.js";
 import { table } from "./table.js";
 import { problem } from "./toasts.js";
@@ -17,19 +18,23 @@ export function plan(root, params, leaving) {
   const id = params.id;
   title(id);
   const notice = h("div");
+  const about = h("p", { class: "dim about" });
   const standing = h("p", { class: "standing-line", role: "status" });
   const picture = h("div", { class: "graph", tabindex: "0", role: "region", "aria-label": "The plan as a graph" });
   const list = table("Tasks of the plan", columns(id), (one) => one.task_id);
-  fill(root, h("h1", { class: "id" }, id), standing, notice, picture, h("h2", {}, "Its tasks"), list.element);
+  const shown = h("div", { hidden: true }, standing, picture, h("h2", {}, "Its tasks"), list.element);
+  fill(root, h("h1", { class: "id" }, id), about, notice, shown);
   let members = new Set();
 
   async function load() {
     try {
       const found = await get(path`plans/${id}`, {}, leaving);
       members = new Set([id, ...found.tasks.map((one) => one.task_id)]);
+      renew(about, plainly(found.description));
       renew(standing, badge(found.state), " ", counted(found.tasks), " ", h("a", { href: to`/tasks/${id}` }, "The plan as a task"));
       renew(picture, drawn(found.tasks, id));
       list.show(found.tasks);
+      shown.hidden = false;
       fill(notice);
     } catch (error) {
       if (error.name !== "AbortError") fill(notice, problem(error, load));
