@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from agentq.commit import REPORT
 from agentq.errors import Invalid
@@ -43,8 +43,9 @@ class Evidence:
     """What the agent decided to do, when an answer was asked for and brought."""
 
     def of(self, name: str) -> Artifact | None:
-        """The artifact of that name."""
-        return next((a for a in self.artifacts if a.name == name), None)
+        """The artifact of that name, else the one that lies in a file of that name."""
+        named = (a for a in self.artifacts if a.name == name)
+        return next(named, None) or next((a for a in self.artifacts if PurePosixPath(a.ref).name == name), None)
 
     def in_words(self) -> str:
         """What is wrong with it, bounded."""

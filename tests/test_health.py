@@ -120,7 +120,9 @@ def test_an_attempt_whose_process_is_gone(any_desk: Desk, dead: dict[str, Any]) 
     assert "is gone; no worker is up to take it over" in ailment["what"]
     tell(any_desk, heartbeat())
     ailment = examined(any_desk)["lease"]
-    assert ailment["what"].endswith(f"{AGENT}@alpha:7 takes it over once its lease of 20 s stood still")
+    assert ailment["what"].endswith(
+        f"{AGENT}@alpha:7 takes it over, at the latest when its lease of 20 s has stood still"
+    )
     assert ailment["remedy"] == ""
 
 

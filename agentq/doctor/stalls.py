@@ -99,7 +99,8 @@ class Stalls:
         heirs = self._up(agent)
         if not heirs:
             return "no worker is up to take it over", f"agentq worker run {agent}"
-        return f"{heirs[0].row.worker} takes it over once its lease of {claim.lease_seconds:g} s stood still", ""
+        at_last = f"at the latest when its lease of {claim.lease_seconds:g} s has stood still"
+        return f"{heirs[0].row.worker} takes it over, {at_last}", ""
 
     def _up(self, agent: str) -> list[Member]:
         """The workers that take the agent's tasks."""

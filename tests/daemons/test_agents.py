@@ -107,6 +107,8 @@ def test_missing_evidence_fails_the_attempt(deployment: Deployment) -> None:
     deployment.check(task, starts=[1, 2], attempt=2)
     assert "risks is missing" in deployment.prompt(task, 2)
     assert deployment.evidence(task, 1)["report.md"] == "done\n"
+    task = deployment.submit("report done", "echo none > $AGENTQ_OUTPUT/risks.md", expect="risks.md")
+    deployment.check(task, starts=[1], attempt=1)
     deployment.rest()
 
 
