@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from agentq.agents import Agents
 from agentq.credentials import masked
 from agentq.decided import DECISION
-from agentq.errors import Invalid
+from agentq.errors import Conflict, Invalid
 from agentq.harmless import one_line
 from agentq.messages import Envelope, ExpectedOutput, shorten
+from agentq.records import Records
 from agentq.threads.mentions import mentions
-from agentq.threads.papers import ASKS_LIMIT, Ask, AskType, NotAsked, Post
+from agentq.threads.papers import ANOTHERS, ASKS_LIMIT, Ask, AskType, NotAsked, Post
 from agentq.threads.reading import Shown, View
 
 THREAD, MESSAGE = "thread", "message"
@@ -40,17 +41,19 @@ QUOTED_LIMIT = 80
 
 
 class Asker:
-    """Tells whom a text asks, by the agents that there are."""
+    """Tells whom a text asks, by the agents that there are and the tasks that are registered."""
 
-    def __init__(self, agents: Agents) -> None:
+    def __init__(self, agents: Agents, records: Records) -> None:
         self._agents = agents
+        self._records = records
 
     def asks(
-        self, message_id: str, author: str, text: str, named: tuple[str, AskType] | None = None
+        self, thread_id: str, message_id: str, author: str, text: str, named: tuple[str, AskType] | None = None
     ) -> tuple[tuple[Ask, ...], tuple[NotAsked, ...]]:
         """Whom a message asks and whom it cannot, and why: who is `named`, and who is mentioned.
 
-        Raises Invalid when it asks too many, or when who is named cannot be asked.
+        Raises Invalid when it asks too many, or when who is `named` cannot be asked, Conflict when that task's id is
+        taken.
         """
         asks, not_asked = list[Ask](), list[NotAsked]()
         for agent, kind in _wanted(text, named):
@@ -62,7 +65,15 @@ class Asker:
                 not_asked.append(NotAsked(agent=agent, why=str(error)))
         if len(asks) > ASKS_LIMIT:
             raise Invalid(f"the message asks {len(asks)} agents, {ASKS_LIMIT} is the limit", hint="Mention fewer.")
-        return tuple(asks), tuple(not_asked[:ASKS_LIMIT])
+        taken = {ask: ANOTHERS.format(ask.task_id) for ask in asks if self._is_anothers(thread_id, message_id, ask)}
+        if named and (why := next((why for ask, why in taken.items() if ask.agent == named[0]), None)):
+            raise Conflict(why, hint="Choose another id.")
+        refused = (*(NotAsked(agent=ask.agent, why=why) for ask, why in taken.items()), *not_asked[:ASKS_LIMIT])
+        return tuple(ask for ask in asks if ask not in taken), refused
+
+    def _is_anothers(self, thread_id: str, message_id: str, ask: Ask) -> bool:
+        found = self._records.envelope(ask.task_id)
+        return found is not None and not (found.to == ask.agent and is_of(found, thread_id, message_id))
 
     def _ask(self, message_id: str, author: str, agent: str, kind: AskType) -> Ask:
         self._agents.check_target(agent, kind)
@@ -77,6 +88,11 @@ def _wanted(text: str, named: tuple[str, AskType] | None) -> Iterator[tuple[str,
     if named:
         yield named
     yield from ((agent, "mention") for agent in mentions(text) if not named or agent != named[0])
+
+
+def is_of(envelope: Envelope, thread_id: str, message_id: str) -> bool:
+    """Whether a task was made by that message."""
+    return (envelope.labels.get(THREAD), envelope.labels.get(MESSAGE)) == (thread_id, message_id)
 
 
 def request_for(post: Post, ask: Ask, text: str, ref: str, sha256: str) -> Envelope:

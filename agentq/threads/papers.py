@@ -18,6 +18,9 @@ ASKS_LIMIT = 20
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
+ANOTHERS = "{} is a task of somebody else: post the message under another id"
+"""Why an agent is not asked whose task would have an id that is taken."""
+
 Rule = Literal["ask", "accept"]
 """What becomes of an agent's proposal for the description: a person is asked, or it holds."""
 State = Literal["generating", "completed", "failed"]

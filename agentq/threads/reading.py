@@ -6,7 +6,20 @@ from datetime import datetime
 
 from agentq.events import Event
 from agentq.messages import Chosen, Completion, Message
-from agentq.threads.papers import Ask, Declined, End, Kind, NotAsked, Piece, Post, Rule, State, Thread, Version
+from agentq.threads.papers import (
+    ANOTHERS,
+    Ask,
+    Declined,
+    End,
+    Kind,
+    NotAsked,
+    Piece,
+    Post,
+    Rule,
+    State,
+    Thread,
+    Version,
+)
 
 GAP = "\n[…]\n"
 """What stands for text that the log no longer has."""
@@ -189,8 +202,7 @@ def _answer(post: Post, ask: Ask, answer: Answered, replies: Iterable[Event]) ->
         task_state=answer.state,
     )
     if answer.is_anothers:
-        reason = f"{ask.task_id} is a task of somebody else: post the message under another id"
-        return message.model_copy(update={"state": "failed", "reason": reason})
+        return message.model_copy(update={"state": "failed", "reason": ANOTHERS.format(ask.task_id)})
     if answer.fault and answer.manifest is None:
         return message.model_copy(update={"state": "failed", "reason": answer.fault})
     if answer.manifest:

@@ -1,5 +1,6 @@
 """What is done to threads: opened, written in, answered, described. Any step may be repeated by anyone."""
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from agentq.journal import Journal
 from agentq.messages import Envelope, explain, sha256_hex, utc_now
 from agentq.records import Records
 from agentq.threads import telling
-from agentq.threads.asking import MESSAGE, THREAD, Asker, context_of, request_for
+from agentq.threads.asking import Asker, context_of, is_of, request_for
 from agentq.threads.descriptions import RULE, Descriptions
 from agentq.threads.gathering import gather
 from agentq.threads.memory import Memory
@@ -57,7 +58,7 @@ class Threads:
         self._records = records
         self._journal: Journal = records.journal
         self._agents = agents
-        self._asker = Asker(agents)
+        self._asker = Asker(agents, records)
         self._register = register
         self._released = released
         self._streams = Streams(self.shelf, self._journal)
@@ -124,7 +125,8 @@ class Threads:
         message_id = message_id or new_id("m")
         found = self.shelf.posted(thread_id, message_id)
         if found is None:
-            asks, not_asked = self._asker.asks(message_id, author, text, named) if state == "completed" else ((), ())
+            asking = functools.partial(self._asker.asks, thread_id, message_id, author, text, named)
+            asks, not_asked = asking() if state == "completed" else ((), ())
             wanted = Post(
                 thread_id=thread_id,
                 message_id=message_id,
@@ -191,7 +193,7 @@ class Threads:
         found = self._records.envelope(ask.task_id)
         if found is None:
             return self._register_new(post, ask)
-        if not _is_of(found, post):
+        if not is_of(found, post.thread_id, post.message_id):
             return ()
         return [found] if self._records.marks.is_unpublished(ask.task_id) else ()
 
@@ -230,7 +232,11 @@ class Threads:
 
     def _end(self, post: Post, state: Literal["completed", "failed"], reason: str | None, by: str) -> End:
         end = self._streams.end(
-            post, state, reason, by=by, asking=lambda text: self._asker.asks(post.message_id, post.author, text)
+            post,
+            state,
+            reason,
+            by=by,
+            asking=functools.partial(self._asker.asks, post.thread_id, post.message_id, post.author),
         )
         self._follow_up(post.thread_id, post.message_id)
         return end
@@ -301,7 +307,3 @@ def _check_same(post: Post, author: str, text: str, state: str, named: tuple[str
     is_same = (post.author, post.text, post.state) == (author, text, state) and (named is None or named in asked)
     if not is_same:
         raise Conflict(f"{post.message_id} is a message already, with another content", hint="Choose another id.")
-
-
-def _is_of(envelope: Envelope, post: Post) -> bool:
-    return (envelope.labels.get(THREAD), envelope.labels.get(MESSAGE)) == (post.thread_id, post.message_id)

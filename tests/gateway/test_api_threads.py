@@ -42,9 +42,9 @@ def gateway_of(desk: Desk) -> Iterator[Served]:
         yield gateway
 
 
-def say(served: Any, text: str, **more: Any) -> dict[str, Any]:
+def say(served: Any, text: str, expected: int = 201, **more: Any) -> dict[str, Any]:
     """A message that was posted."""
-    found: dict[str, Any] = served.post("/api/threads/trip/messages", {"text": text} | more).ok(201)["message"]
+    found: dict[str, Any] = served.post("/api/threads/trip/messages", {"text": text} | more).ok(expected)["message"]
     return found
 
 
@@ -164,16 +164,42 @@ def test_a_repeated_message_is_the_same_message(served: Served) -> None:
 
 
 @pytest.mark.promise("message-asks-once")
-def test_the_same_message_id_in_two_threads_asks_once_and_the_other_answer_has_failed(served: Served) -> None:
+def test_the_same_message_id_in_two_threads_asks_once_and_the_other_says_so(served: Served) -> None:
     served.post("/api/threads", {"title": "Another", "id": "other"}).ok(201)
     say(served, "@writer, here", id="m1")
-    served.post("/api/threads/other/messages", {"text": "@writer, there", "id": "m1"}).ok(201)
+    path, said = "/api/threads/other/messages", {"text": "@writer and @checker, there", "id": "m1"}
+    posted = served.post(path, said).ok(201)
 
-    assert shown(served, "m1.writer")["state"] == "generating"
-    _, failed = served.get("/api/threads/other").ok()["messages"]
-    assert failed["state"] == "failed"
-    assert "somebody else" in failed["reason"]
+    why = "m1.writer is a task of somebody else: post the message under another id"
+    assert posted["not_asked"] == posted["message"]["not_asked"] == [{"agent": "writer", "why": why}]
+    assert [one["task_id"] for one in posted["message"]["asks"]] == ["m1.checker"]
+    assert served.post(path, said).ok(200) == posted
+    assert say(served, "@writer, here", id="m1", expected=200)["not_asked"] == []
+    assert [one["author"] for one in served.get("/api/threads/other").ok()["messages"]] == ["coordinator", "checker"]
+    until(lambda: served.desk.waiting("writer") == 1, "one task")
     no_marks(served.desk, "asking", "outbox")
+
+
+@pytest.mark.promise("message-asks-once")
+def test_a_message_that_grew_does_not_ask_for_a_task_of_somebody_else(served: Served) -> None:
+    served.desk.task("--id", "m1.writer")
+    message = begin(served, id="m1")
+    append(served, message, 0, "@writer and @checker").ok()
+
+    ended = served.post(f"/api/threads/trip/messages/{message}/end", {"state": "completed"}).ok()
+
+    assert [one["agent"] for one in ended["not_asked"]] == ["writer"]
+    assert [one["agent"] for one in ended["asks"]] == ["checker"]
+
+
+def test_an_agent_that_is_named_is_refused_when_its_task_is_somebody_elses(served: Served) -> None:
+    served.desk.task("--id", "m1.writer")
+    before = served.desk.files()
+    refused = served.post("/api/threads/trip/assign", {"agent": "writer", "id": "m1"}).problem(409)
+    assert "m1.writer is a task of somebody else" in refused["detail"]
+    assert served.desk.files() == before
+    path, asked = "/api/threads/trip/assign", {"agent": "writer", "id": "m2"}
+    assert served.post(path, asked).ok(201) == served.post(path, asked).ok(200)
 
 
 @pytest.mark.parametrize(("how", "kind"), [("assign", "assignment"), ("run", "manual"), ("refine", "refinement")])

@@ -55,6 +55,16 @@ def test_a_message_asks_and_nothing_is_left_to_be_done(any_desk: Desk) -> None:
     assert [any_desk.waiting(agent) for agent in ("writer", "checker")] == [1, 1]
 
 
+@pytest.mark.promise("message-asks-once")
+def test_who_cannot_be_asked_because_the_task_is_somebody_elses_is_said(desk: Desk) -> None:
+    desk.task("--id", "m1.writer")
+    done = desk.run("thread", "post", "trip", "@writer and @checker, where to?", "--id", "m1")
+    why = "m1.writer is a task of somebody else: post the message under another id"
+    assert (done.code, done.out, done.err) == (0, "m1 m1.checker\n", f"not asked: writer: {why}\n")
+    assert desk.waiting("checker") == 1
+    assert marks(desk) == []
+
+
 def test_a_thread_is_shown_in_few_words_and_others_words_behind_a_bar(desk: Desk) -> None:
     desk.ok("thread", "assign", "trip", "writer", "--id", "m1")
     desk.finish("m1.writer", evidence={"answer": b"# Done\nm9  ann  now"}, summary="Done.")

@@ -279,6 +279,8 @@ class ThreadsWorld:
                 raise Broken("the log was not told of a message")
             if one.task_id and one.answers == MESSAGE:
                 self._check_answer(one.task_id, thread_id, one.state)
+            for agent in (unasked.agent for unasked in one.not_asked if unasked.agent in AGENTS):
+                self._check_not_asked(f"{one.message_id}.{agent}", thread_id)
 
     def _check_answer(self, task_id: str, thread_id: str, state: str) -> None:
         envelope = Envelope.model_validate_json(self.objects[f"tasks/{task_id}.json"])
@@ -287,6 +289,11 @@ class ThreadsWorld:
                 raise Broken(f"{task_id} is another thread's, and its answer is {state}")
         elif not self.queue[task_id]:
             raise Broken(f"{task_id} was never published")
+
+    def _check_not_asked(self, task_id: str, thread_id: str) -> None:
+        envelope = Envelope.model_validate_json(self.objects[f"tasks/{task_id}.json"])
+        if envelope.labels.get("thread") == thread_id:
+            raise Broken(f"{task_id} is this thread's, and was said not to be")
 
     def _check_growing(self, threads: Threads) -> None:
         """Everybody was told the same end, which holds every piece that was acknowledged, at its offset."""
