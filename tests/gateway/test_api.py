@@ -40,6 +40,21 @@ def test_a_repeated_request_gets_the_same_task(served: Served) -> None:
     assert served.desk.waiting() == 2
 
 
+def test_a_key_that_made_something_else_is_refused_beside_an_id(served: Served) -> None:
+    made = served.post("/api/tasks", TASK, Idempotency_Key="abc").ok(201)["task_id"]
+    refused = served.post("/api/tasks", TASK | {"id": "fix-17"}, Idempotency_Key="abc").problem(409)
+
+    assert refused["detail"] == f"this Idempotency-Key has made {made} already, and the id says fix-17"
+    assert served.get("/api/tasks/fix-17").problem(404)
+    assert served.post("/api/tasks", TASK | {"id": made}, Idempotency_Key="abc").ok(200)["task_id"] == made
+    both = served.post("/api/tasks", TASK | {"id": "fix-18"}, Idempotency_Key="abd").ok(201)
+    assert both == {"task_id": "fix-18", "new": True, "state": "pending"}
+    assert not served.post("/api/tasks", TASK | {"id": "fix-18"}, Idempotency_Key="abd").ok(200)["new"]
+    served.post("/api/tasks/fix-18/cancel").ok()
+    assert served.post("/api/tasks/fix-18/retry", {"id": "fix-19"}, Idempotency_Key="abc").problem(409)
+    assert served.post("/api/tasks", TASK | {"id": "fix-19"}, Idempotency_Key="x" * 257).problem(400)
+
+
 @pytest.mark.promise("gateway-evidence")
 def test_a_result_and_its_evidence(served: Served) -> None:
     served.post("/api/tasks", TASK | {"id": "fix-17"}).ok(201)

@@ -163,6 +163,24 @@ def test_a_repeated_message_is_the_same_message(served: Served) -> None:
     until(lambda: served.desk.waiting("writer") == 2, "one task for each message")
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/api/threads", {"title": "Another"}),
+        ("/api/threads/trip/messages", {"text": "@writer, where to?"}),
+        ("/api/threads/trip/assign", {"agent": "writer"}),
+    ],
+)
+def test_a_key_that_made_something_else_is_refused_beside_an_id(served: Served, path: str, said: Any) -> None:
+    served.post(path, said, Idempotency_Key="abc").ok(201)
+    before = served.get("/api/threads").ok(), thread(served)["messages"]
+    refused = served.post(path, said | {"id": "x1"}, Idempotency_Key="abc").problem(409)
+    assert "this Idempotency-Key has made " in refused["detail"]
+    assert (served.get("/api/threads").ok(), thread(served)["messages"]) == before
+    made = served.post(path, said | {"id": "x1"}, Idempotency_Key="abd").ok(201)
+    assert "x1" in (made.get("thread_id"), made.get("message", {}).get("message_id"))
+
+
 @pytest.mark.promise("message-asks-once")
 def test_the_same_message_id_in_two_threads_asks_once_and_the_other_says_so(served: Served) -> None:
     served.post("/api/threads", {"title": "Another", "id": "other"}).ok(201)

@@ -62,7 +62,7 @@ async def _cancel(call: Call) -> Status:
 
 
 async def _retry(call: Call) -> Response:
-    desk, task_id, new_id = call.gateway.desk, call.path["task_id"], call.body.id or id_of(call)
+    desk, task_id, new_id = call.gateway.desk, call.path["task_id"], await id_of(call, call.body.id)
     request = await desk.call(lambda app: app.coordinator.retry(task_id, new_id))
     registered = await desk.submit(request, allow_secrets=True)  # it was written down before
     return await made(desk, registered.envelope.task_id, new=registered.new)

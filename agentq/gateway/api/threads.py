@@ -1,6 +1,7 @@
 """Threads: opening them, writing in them, asking agents, and what becomes of the description."""
 
 import hashlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -10,12 +11,12 @@ from agentq.errors import Invalid, Unavailable
 from agentq.events import Event
 from agentq.gateway.answering import answered
 from agentq.gateway.api.shapes import Agent, Given, Text, Told
-from agentq.gateway.api.tasks import IDEMPOTENCY
+from agentq.gateway.api.tasks import IDEMPOTENCY, check_key, key_of
 from agentq.gateway.operations import COORDINATORS, Call, Operation
 from agentq.gateway.problems import MEDIA_TYPE, problem_of
 from agentq.messages import TaskId
 from agentq.threads.gathering import Summary, summaries
-from agentq.threads.papers import PIECE_LIMIT, TEXT_LIMIT, TITLE_LIMIT, AskType, Id, NotAsked, Version
+from agentq.threads.papers import PIECE_LIMIT, TEXT_LIMIT, TITLE_LIMIT, AskType, Id, NotAsked, Thread, Version
 from agentq.threads.reading import Described, Papers, Shown, View, shown, view
 from agentq.threads.streams import OffsetTaken
 
@@ -150,18 +151,18 @@ async def _replies(call: Call, papers: Papers) -> dict[str, list[Event]]:
 
 async def _open(call: Call) -> Response:
     asked: NewThread = call.body
-    thread_id = asked.id or _id(call, "thr")
-    thread = await call.gateway.scribe.do(
-        lambda threads: threads.open(
+
+    def open_(threads: "Threads") -> Thread:
+        return threads.open(
             asked.title,
             call.grant.name,
             description=asked.description,
-            thread_id=thread_id,
+            thread_id=_id(call, "thr", asked.id, threads.shelf.find),
             refinements=asked.refinements,
             allow_secrets=asked.allow_secrets,
         )
-    )
-    return answered(view(Papers(thread)), 201)
+
+    return answered(view(Papers(await call.gateway.scribe.do(open_))), 201)
 
 
 async def _post(call: Call) -> Response:
@@ -172,7 +173,7 @@ async def _post(call: Call) -> Response:
             call.path["thread_id"],
             call.grant.name,
             asked.text,
-            message_id=asked.id or _id(call, "m"),
+            message_id=_message_id(call, asked.id, threads),
             kind=threads.kind_of(call.grant.agent or call.grant.name),
             state=asked.state,
             allow_secrets=asked.allow_secrets,
@@ -197,7 +198,7 @@ def _asks(kind: AskType, words: str) -> Any:
                 call.path["thread_id"],
                 call.grant.name,
                 words.format(agent=asked.agent) if asked.text is None else asked.text,
-                message_id=asked.id or _id(call, "m"),
+                message_id=_message_id(call, asked.id, threads),
                 kind=threads.kind_of(call.grant.agent or call.grant.name),
                 named=(asked.agent, kind),
                 allow_secrets=asked.allow_secrets,
@@ -208,15 +209,20 @@ def _asks(kind: AskType, words: str) -> Any:
     return ask
 
 
-def _id(call: Call, prefix: str) -> str | None:
-    """The id that a key of whoever asks stands for in this thread, None without one."""
-    key = call.request.headers.get("idempotency-key")
+def _message_id(call: Call, given: str | None, threads: "Threads") -> str | None:
+    return _id(call, "m", given, lambda keyed: threads.shelf.posted(call.path["thread_id"], keyed))
+
+
+def _id(call: Call, prefix: str, given: str | None, find: Callable[[str], object | None]) -> str | None:
+    """The id given, else what a key of whoever asks stands for in this thread, None without either."""
+    key = key_of(call)
     if key is None:
-        return None
-    if not 0 < len(key) <= 256 or not key.isprintable():
-        raise Invalid("Idempotency-Key is none", hint="Up to 256 characters, such as a UUID.")
+        return given
     said = "\n".join((call.grant.name, call.path.get("thread_id", ""), key))
-    return f"{prefix}-{hashlib.sha256(said.encode()).hexdigest()[:32]}"
+    keyed = f"{prefix}-{hashlib.sha256(said.encode()).hexdigest()[:32]}"
+    if given:
+        check_key(given, keyed, is_used=find(keyed) is not None)
+    return given or keyed
 
 
 async def _append(call: Call) -> Response:
