@@ -193,13 +193,15 @@ def describe(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The whole new description.", show_default=False)],
     base: Annotated[int, typer.Option(metavar="N", help="The version that it replaces.", min=0, show_default=False)],
     by: From = None,
+    allow_secrets: AllowSecrets = False,
     json: AsJson = False,
     store: Store = None,
     broker: Broker = None,
 ) -> None:
     """Change the description; prints the new version's number."""
     app = _load(store, broker)
-    _tell(app, app.threads.describe(thread_id, text, base, by or app.settings.coordinator), json=json)
+    author = by or app.settings.coordinator
+    _tell(app, app.threads.describe(thread_id, text, base, author, allow_secrets=allow_secrets), json=json)
 
 
 @app.command()
@@ -222,12 +224,14 @@ def decline(
     task_id: Task,
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why not.", show_default=False)] = None,
     by: From = None,
+    allow_secrets: AllowSecrets = False,
     store: Store = None,
     broker: Broker = None,
 ) -> None:
     """Decline what a task proposes."""
     app = _load(store, broker)
-    app.threads.decline(thread_id, task_id, by or app.settings.coordinator, reason)
+    author = by or app.settings.coordinator
+    app.threads.decline(thread_id, task_id, author, reason, allow_secrets=allow_secrets)
     _follow_up(app)
 
 

@@ -57,6 +57,8 @@ _EXIT_CODES = {
     503: ExitCode.UNAVAILABLE,
 }
 """What a refusal with that status ends a command with, for which any other is bad input."""
+_WORDS = (("--allow-secrets", '"allow_secrets": true'),)
+"""What the commands call something, and what it is called here."""
 SLUGS = (*(slug for _, _, slug in _STATUSES), "bug")
 
 
@@ -91,6 +93,8 @@ def problem_of(error: Exception) -> dict[str, Any]:
 
 
 def _problem(type_: str, status: int, detail: str, hint: str, exit_code: int) -> dict[str, Any]:
+    for said, meant in _WORDS:
+        detail, hint = detail.replace(said, meant), hint.replace(said, meant)
     title = "nothing yet" if type_ == "urn:agentq:nothing-yet" else TITLES.get(status, "refused")
     return {
         "type": type_,

@@ -84,12 +84,16 @@ class Post(Message):
 
 
 class Piece(Message):
-    """What was appended to a message at an offset; with an `end` it is the last one, and has no text."""
+    """What was appended to a message at an offset; with an `end` it is the last one, and has no text.
+
+    With `allow_secrets` its author said that what looks like a credential in it is none.
+    """
 
     thread_id: Id
     message_id: Id
     offset: Annotated[int, Field(ge=0)]
     text: Annotated[str, Field(max_length=PIECE_LIMIT)] = ""
+    allow_secrets: bool = False
     by: Name
     at: AwareDatetime
     end: Literal["completed", "failed"] | None = None

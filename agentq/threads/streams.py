@@ -1,9 +1,10 @@
 """Messages that grow: appended to at an offset, ended once; by whoever writes them, who is no task."""
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Literal
 
-from agentq.credentials import masked
+from agentq.credentials import blanked, finds
 from agentq.errors import Conflict, Invalid
 from agentq.journal import Journal
 from agentq.messages import utc_now
@@ -37,7 +38,7 @@ class Streams:
         self._shelf = shelf
         self._journal = journal
 
-    def append(self, post: Post, offset: int, text: str) -> int:
+    def append(self, post: Post, offset: int, text: str, *, allow_secrets: bool = False) -> int:
         """Append at the end of the message, which is the answer; a repeat of what stands there is none.
 
         Raises OffsetTaken, Conflict for a message that has ended, Invalid for a text that is too long or empty.
@@ -50,19 +51,25 @@ class Streams:
         found = next((piece for piece in pieces if piece.offset == offset), None)
         if found is None and offset != end_of(pieces):
             raise OffsetTaken(post.message_id, end_of(pieces))
-        return self._put(post, found, offset, text)
-
-    def _put(self, post: Post, found: Piece | None, offset: int, text: str) -> int:
         piece = Piece(
-            thread_id=post.thread_id, message_id=post.message_id, offset=offset, text=text, by=post.author, at=utc_now()
+            thread_id=post.thread_id,
+            message_id=post.message_id,
+            offset=offset,
+            text=text,
+            allow_secrets=allow_secrets,
+            by=post.author,
+            at=utc_now(),
         )
+        return self._put(post, found, piece)
+
+    def _put(self, post: Post, found: Piece | None, piece: Piece) -> int:
         held = found or self._shelf.put_piece(piece)
-        if held.end or held.text != text:
+        if held.end or held.text != piece.text:
             raise OffsetTaken(post.message_id, end_of(self._growing(post)))
         if self._shelf.ended(post.thread_id, post.message_id):  # ended meanwhile: that end may not have it
             self._growing(post)
         self._journal.tell(telling.reply(held))
-        return offset + len(text)
+        return piece.offset + len(piece.text)
 
     def _growing(self, post: Post) -> list[Piece]:
         """What there is of a message that grows; raises Conflict when it does not."""
@@ -131,6 +138,17 @@ def end_of(pieces: Sequence[Piece]) -> int:
     return sum(len(piece.text) for piece in pieces)
 
 
+def _without_credentials(pieces: Sequence[Piece]) -> str:
+    """The text that pieces make, with a word in the place of each credential, also of one that none of them has whole;
+    what touches a piece whose author says that it is none is left."""
+    parts = [piece.text.encode() for piece in pieces]
+    ends = accumulate(map(len, parts))
+    free = [(end - len(part), end) for part, end, piece in zip(parts, ends, pieces, strict=True) if piece.allow_secrets]
+    data = b"".join(parts)
+    found = (one for one in finds(data) if not any(one.start < end and start < one.end for start, end in free))
+    return blanked(data, list(found)).decode()
+
+
 def _end(pieces: Sequence[Piece]) -> End:
     seal = pieces[-1]
     assert seal.end
@@ -138,7 +156,7 @@ def _end(pieces: Sequence[Piece]) -> End:
         thread_id=seal.thread_id,
         message_id=seal.message_id,
         state=seal.end,
-        text=masked(text_of(pieces)),
+        text=_without_credentials(pieces),
         reason=seal.reason,
         by=seal.by,
         at=seal.at,

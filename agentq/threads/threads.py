@@ -210,16 +210,25 @@ class Threads:
 
     # ------------------------------------------------------------------ messages that grow
 
-    def append(self, thread_id: str, message_id: str, by: str, offset: int, text: str) -> int:
+    def append(
+        self, thread_id: str, message_id: str, by: str, offset: int, text: str, *, allow_secrets: bool = False
+    ) -> int:
         """Append to a message of one's own; answers with where it goes on. Raises as `Streams.append`, and NotFound."""
-        _check({"the message": text})
-        return self._streams.append(self.own(thread_id, message_id, by), offset, text)
+        _check({"the message": text}, allow_secrets=allow_secrets)
+        return self._streams.append(self.own(thread_id, message_id, by), offset, text, allow_secrets=allow_secrets)
 
     def end(
-        self, thread_id: str, message_id: str, by: str, state: Literal["completed", "failed"], reason: str | None = None
+        self,
+        thread_id: str,
+        message_id: str,
+        by: str,
+        state: Literal["completed", "failed"],
+        reason: str | None = None,
+        *,
+        allow_secrets: bool = False,
     ) -> End:
         """End a message of one's own, and ask whom it mentions; raises Conflict when it ended otherwise before."""
-        _check({"the reason": reason or ""})
+        _check({"the reason": reason or ""}, allow_secrets=allow_secrets)
         end = self._end(self.own(thread_id, message_id, by), state, reason, by)
         if end.state != state:
             raise Conflict(f"{message_id} is {end.state} already: {end.reason or 'so it was ended'}")
@@ -254,18 +263,20 @@ class Threads:
 
     # ------------------------------------------------------------------ the description
 
-    def describe(self, thread_id: str, text: str, base: int, by: str) -> Version:
+    def describe(self, thread_id: str, text: str, base: int, by: str, *, allow_secrets: bool = False) -> Version:
         """Put a text in the place of the description `base`; raises Conflict when that is not the current one."""
-        _check({"the description": text})
+        _check({"the description": text}, allow_secrets=allow_secrets)
         return self._descriptions.change(self.shelf.thread(thread_id), text, base, by)
 
     def accept(self, thread_id: str, task_id: str, by: str, base: int | None = None) -> Version:
         """Let what a task proposes hold; see `Descriptions.accept`."""
         return self._descriptions.accept(self.shelf.thread(thread_id), task_id, base, by)
 
-    def decline(self, thread_id: str, task_id: str, by: str, reason: str | None = None) -> Declined:
+    def decline(
+        self, thread_id: str, task_id: str, by: str, reason: str | None = None, *, allow_secrets: bool = False
+    ) -> Declined:
         """Say that what a task proposes is not wanted."""
-        _check({"the reason": reason or ""})
+        _check({"the reason": reason or ""}, allow_secrets=allow_secrets)
         return self._descriptions.decline(self.shelf.thread(thread_id), task_id, reason, by)
 
     def let_through(self, thread_id: str, task_id: str) -> bool:

@@ -425,7 +425,10 @@ def test_bad_input_is_refused_before_anything_is_written(served: Served, body: b
 
 def test_secrets_are_refused(served: Served) -> None:
     key = "AKIA" + "IOSFODNN7EXAMPLQ"
-    assert served.post("/api/tasks", TASK | {"instructions": f"Use {key}"}).problem(400)
+    refused = served.post("/api/tasks", TASK | {"instructions": f"Use {key}"}).problem(400)
+    assert refused["hint"].endswith('If it is none: "allow_secrets": true')
+    plan = f"plan: p\ntasks:\n  one: {{to: review-worker, type: research, instructions: {key}}}\n  two: {{}}\n"
+    assert '"allow_secrets": true' in served.post("/api/plans", {"plan": plan}).problem(400)["detail"]
     assert not list(served.desk.shared.glob("tasks/*"))
 
 

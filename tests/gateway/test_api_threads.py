@@ -20,6 +20,7 @@ from tests.desk import Desk
 from tests.gateway.serving import Served, serving
 
 AGENTS = 'agents = ["writer", "checker"]\n'
+KEY = "ghp_a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"
 
 
 @pytest.fixture
@@ -347,8 +348,8 @@ def begin(served: Any, **more: Any) -> str:
     return str(say(served, "", state="generating", **more)["message_id"])
 
 
-def append(served: Any, message: str, offset: int, text: str) -> Any:
-    return served.request("PATCH", f"/api/threads/trip/messages/{message}", {"offset": offset, "text": text})
+def append(served: Any, message: str, offset: int, text: str, **more: Any) -> Any:
+    return served.request("PATCH", f"/api/threads/trip/messages/{message}", {"offset": offset, "text": text} | more)
 
 
 @pytest.mark.promise("growing-messages")
@@ -390,6 +391,36 @@ def test_a_message_that_grows_begins_empty(served: Served) -> None:
     refused = served.post("/api/threads/trip/messages", given).problem(400)
     assert "append" in refused["hint"]
     assert [one["message_id"] for one in thread(served)["messages"]] == []
+
+
+@pytest.mark.promise("growing-messages")
+def test_a_message_that_grows_gets_past_what_only_looks_like_a_credential(served: Served) -> None:
+    message, path = begin(served), "/api/threads/trip/messages"
+    said = f"the digest is {KEY}, "
+    refused = append(served, message, 0, said).problem(400)
+    assert refused["hint"].endswith('If it is none: "allow_secrets": true')
+    append(served, message, 0, said, allow_secrets=True).ok()
+    append(served, message, 0, said, allow_secrets=True).ok()
+    half, rest = KEY[:20], f"{KEY[20:]} is what we need"
+    append(served, message, len(said), half).ok()
+    append(served, message, len(said + half), rest).ok()
+    served.post(f"{path}/{message}/end", {"state": "completed"}).ok()
+
+    text = shown(served, message)["text"]
+    assert text.startswith(said)
+    assert "withheld" in text, "of what nobody let through also that which came in two pieces"
+    assert KEY not in text.removeprefix(said)
+
+
+def test_what_hints_at_a_field_takes_it(served: Served) -> None:
+    message, task = begin(served), proposal(served)
+    for path, said in (
+        (f"messages/{message}/end", {"state": "failed", "reason": KEY}),
+        ("description/decline", {"task_id": task, "reason": KEY}),
+        ("description", {"base": 0, "text": KEY}),
+    ):
+        assert '"allow_secrets": true' in served.post(f"/api/threads/trip/{path}", said).problem(400)["hint"]
+        served.post(f"/api/threads/trip/{path}", said | {"allow_secrets": True}).ok()
 
 
 @pytest.mark.promise("growing-messages")

@@ -128,6 +128,13 @@ def test_the_description_changes_by_number(desk: Desk) -> None:
     assert desk.json("thread", "show", "trip")["description"]["text"] == "To the lake."
 
 
+def test_what_only_looks_like_a_credential_is_let_through(desk: Desk) -> None:
+    said = ("thread", "describe", "trip", "ghp_a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8", "--base", "0")
+    done = desk.run(*said)
+    assert (done.code, "If it is none: --allow-secrets" in done.err) == (3, True)
+    assert desk.ok(*said, "--allow-secrets") == "1"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

@@ -61,6 +61,7 @@ class Addition(Given):
 
     offset: Annotated[int, Field(ge=0, le=TEXT_LIMIT)]
     text: Annotated[str, Field(min_length=1, max_length=PIECE_LIMIT)]
+    allow_secrets: bool = False
 
 
 class Ending(Given):
@@ -68,6 +69,7 @@ class Ending(Given):
 
     state: Literal["completed", "failed"]
     reason: Text | None = None
+    allow_secrets: bool = False
 
 
 class Change(Given):
@@ -76,6 +78,7 @@ class Change(Given):
     base: Annotated[int, Field(ge=0, lt=2**31)]
     text: Long | None = None
     accepts: TaskId | None = None
+    allow_secrets: bool = False
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> "Change":
@@ -89,6 +92,7 @@ class Decline(Given):
 
     task_id: TaskId
     reason: Text | None = None
+    allow_secrets: bool = False
 
 
 class Listing(Told):
@@ -228,10 +232,13 @@ def _id(call: Call, prefix: str, given: str | None, find: Callable[[str], object
 async def _append(call: Call) -> Response:
     asked: Addition = call.body
     thread_id, message_id = call.path["thread_id"], call.path["message_id"]
+
+    def append(threads: "Threads") -> int:
+        by, allow_secrets = call.grant.name, asked.allow_secrets
+        return threads.append(thread_id, message_id, by, asked.offset, asked.text, allow_secrets=allow_secrets)
+
     try:
-        offset = await call.gateway.scribe.do(
-            lambda threads: threads.append(thread_id, message_id, call.grant.name, asked.offset, asked.text)
-        )
+        offset = await call.gateway.scribe.do(append)
     except OffsetTaken as error:
         return JSONResponse(problem_of(error) | {"offset": error.offset}, 409, media_type=MEDIA_TYPE)
     return answered(Grown(message_id=message_id, offset=offset), 200)
@@ -242,8 +249,9 @@ async def _end(call: Call) -> Shown:
     thread_id, message_id = call.path["thread_id"], call.path["message_id"]
 
     def end(threads: "Threads") -> Shown:
-        ended = threads.end(thread_id, message_id, call.grant.name, asked.state, asked.reason)
-        return shown(threads.own(thread_id, message_id, call.grant.name), ended)
+        by, allow_secrets = call.grant.name, asked.allow_secrets
+        ended = threads.end(thread_id, message_id, by, asked.state, asked.reason, allow_secrets=allow_secrets)
+        return shown(threads.own(thread_id, message_id, by), ended)
 
     return await call.gateway.scribe.do(end)
 
@@ -258,7 +266,7 @@ async def _change(call: Call) -> Described:
     def change(threads: "Threads") -> Version:
         if asked.accepts is not None:
             return threads.accept(thread_id, asked.accepts, by, asked.base)
-        return threads.describe(thread_id, asked.text or "", asked.base, by)
+        return threads.describe(thread_id, asked.text or "", asked.base, by, allow_secrets=asked.allow_secrets)
 
     version = await call.gateway.scribe.do(change)
     return Described(
@@ -268,8 +276,9 @@ async def _change(call: Call) -> Described:
 
 async def _decline(call: Call) -> None:
     asked: Decline = call.body
+    thread_id, by = call.path["thread_id"], call.grant.name
     await call.gateway.scribe.do(
-        lambda threads: threads.decline(call.path["thread_id"], asked.task_id, call.grant.name, asked.reason)
+        lambda threads: threads.decline(thread_id, asked.task_id, by, asked.reason, allow_secrets=asked.allow_secrets)
     )
 
 
