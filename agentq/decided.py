@@ -64,6 +64,6 @@ class Decided(BaseModel):
 
 
 def read_decided(data: bytes) -> Decided:
-    """What a decision.json says, also one fenced as a report does it; raises Invalid with what is wrong, and the shape
-    that it should have."""
+    """What a decision.json says, also one fenced as a report does it; raises Invalid with what is wrong, whose hint is
+    the shape that it should have."""
     return read_agent_json(data, Decided, what="decision", limit=DECISION_LIMIT, shape=SHAPE)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from agentq.artifacts import evidence_prefix
 from agentq.commit import REPORT
 from agentq.decided import ANSWER, DECISION, DECISION_LIMIT, read_decided
-from agentq.decided import SHAPE as DECISION_SHAPE
 from agentq.errors import Invalid
 from agentq.evidence import (
     PATCH,
@@ -116,20 +115,22 @@ class Gathering:
         collector.add_output(self._scratch.output, self._reserved())
         evidence, asked = collector.evidence, self._asked()
         evidence.lacks[VERDICT] = f"write {SHAPE} to {VERDICT}.json"
-        evidence.lacks[DECISION] = f"write {DECISION_SHAPE} to {DECISION}.json"
+        evidence.lacks[DECISION] = f"write it to {DECISION}.json"
         evidence.lacks[ANSWER] = f"write it to {ANSWER}.md, or as the text of {DECISION}.json"
         summary = self._summary(evidence, proposal, ran)
         self._add_report(collector, self._text(evidence.of(ANSWER)) or ran.final_text, summary)
         if DECISION in asked:
             self._add_sections(collector, (*asked, ANSWER))
-            asked = (*asked, ANSWER)
             self._decide(collector, ran)
+            asked = (*asked, ANSWER)
             answer = self._text(evidence.of(ANSWER))
             summary = summary or summary_from([answer])
             self._add_report(collector, answer, summary)
         else:
             self._add_sections(collector, asked)
-        evidence.require((REPORT, *asked))
+        unread = DECISION in asked and evidence.of(DECISION) and not evidence.decided  # it may have an answer
+        untold = {REPORT, ANSWER} if unread else ()
+        evidence.require(name for name in (REPORT, *asked) if evidence.of(name) or name not in untold)
         if VERDICT in asked:
             self._judge(evidence)
         return evidence, summary
@@ -140,7 +141,7 @@ class Gathering:
 
     def _decide(self, collector: Collector, ran: Ran) -> None:
         """Take the agent's decision for its word, and its answer from wherever it stands; a decision that is none is a
-        fault that says how it should be."""
+        fault. How it should be is in every attempt's prompt."""
         evidence = collector.evidence
         if not (found := evidence.of(DECISION)):
             return
@@ -164,7 +165,7 @@ class Gathering:
                 raise Invalid(f"the verdict has {found.bytes} bytes, {VERDICT_LIMIT} is the limit")
             evidence.verdict = read_judgement(self._records.artifacts.read(found)).verdict
         except Invalid as error:
-            evidence.faults.append(str(error))
+            evidence.faults.append(". ".join(filter(None, (str(error), error.hint))))
 
     def _reserved(self) -> set[str]:
         """What this worker makes itself, also when there is none this time: no claim stands in for it."""

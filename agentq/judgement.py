@@ -56,6 +56,6 @@ class Judgement(BaseModel):
 
 
 def read_judgement(data: bytes) -> Judgement:
-    """What a verdict.json says, also one fenced as a report does it; raises Invalid with what is wrong, and the shape
-    that it should have."""
+    """What a verdict.json says, also one fenced as a report does it; raises Invalid with what is wrong, whose hint is
+    the shape that it should have."""
     return read_agent_json(data, Judgement, what="verdict", limit=VERDICT_LIMIT, shape=SHAPE)

@@ -319,7 +319,7 @@ def _decided(envelope: Envelope, pieces: dict[str, Path], summary: str) -> Decid
     try:
         decided = read_decided(path.read_bytes())
     except Invalid as error:
-        raise Invalid(str(error), hint=f"Correct {path}, and give it with --artifact {DECISION}={path}.") from error
+        raise _to_be_corrected(DECISION, path, error) from error
     if ANSWER not in pieces and not decided.answer(summary):
         raise Invalid("there is no answer", hint=f"Give it with --artifact {ANSWER}=PATH, or as the decision's text.")
     return decided
@@ -335,4 +335,8 @@ def _verdict(envelope: Envelope, pieces: dict[str, Path]) -> Decision | None:
     try:
         return read_judgement(path.read_bytes()).verdict
     except Invalid as error:
-        raise Invalid(str(error), hint=f"Correct {path}, and give it with --artifact {VERDICT}={path}.") from error
+        raise _to_be_corrected(VERDICT, path, error) from error
+
+
+def _to_be_corrected(name: str, path: Path, error: Invalid) -> Invalid:
+    return Invalid(str(error), hint=f"Correct {path}, and give it with --artifact {name}={path}. {error.hint}".rstrip())

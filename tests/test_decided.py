@@ -61,7 +61,8 @@ def test_what_is_no_decision(said: Any, words: str) -> None:
     data = said if isinstance(said, bytes) else (said if isinstance(said, str) else json.dumps(said)).encode()
     with pytest.raises(Invalid, match=words) as refused:
         read_decided(data)
-    assert SHAPE in str(refused.value) or "limit" in words
+    assert SHAPE in refused.value.hint or "limit" in words
+    assert SHAPE not in str(refused.value)
 
 
 @pytest.mark.parametrize("decision", get_args(Choice))
@@ -136,7 +137,7 @@ def test_who_cannot_write_files_says_both_in_the_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "fault"),
     [
-        ({"answer": "It is so."}, f"decision is missing: write {SHAPE} to decision.json"),
+        ({"answer": "It is so."}, "decision is missing: write it to decision.json"),
         ({"decision": ANSWER}, "answer is missing: write it to answer.md, or as the text of decision.json"),
         ({"decision": ANSWER | {"decision": "report-status"}}, "answer is missing"),
         ({"decision": ANSWER, "answer": ""}, "answer is empty"),
@@ -148,6 +149,16 @@ def test_who_cannot_write_files_says_both_in_the_end(tmp_path: Path) -> None:
 def test_what_is_missing_or_wrong_is_a_fault(tmp_path: Path, files: dict[str, Any], fault: str) -> None:
     _, evidence = gathered(tmp_path, Ran("done"), **files)
     assert fault in evidence.in_words()
+
+
+@pytest.mark.promise("decision-checked")
+def test_of_a_wrong_decision_only_that_is_said(tmp_path: Path) -> None:
+    wrong = {"decision": "nonsense", "why": "x", "text": "y"}
+    _, evidence = gathered(tmp_path, Ran("done"), decision=wrong)
+    assert evidence.in_words() == (
+        "the decision is not as it should be: decision: Input should be 'answer', 'refine', 'report-status', 'act' or"
+        " 'decline'"
+    )
 
 
 def test_the_report_of_an_answer_is_the_answer(tmp_path: Path) -> None:
@@ -184,6 +195,7 @@ def test_a_wrong_one_given_by_hand_is_refused_and_nothing_written(desk: Desk, sa
     done = complete(desk, task_id, "--artifact", "decision=decision.json")
     assert done.code == 3
     assert words in done.err
+    assert SHAPE in done.err or words == "larger than"
     assert desk.files() == before
 
 

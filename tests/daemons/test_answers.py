@@ -160,7 +160,7 @@ def test_an_answer_that_is_rewritten_grows_no_more_and_the_last_text_counts(depl
 @pytest.mark.parametrize(
     ("first", "reason"),
     [
-        ("true", "decision is missing: write {"),
+        ("true", "decision is missing: write it to decision.json"),
         ("echo '{' > $AGENTQ_OUTPUT/decision.json", "no JSON"),
         (decide(decision="accept"), "decision: Input should be"),
         (decide(why=" "), "why: it is empty"),
