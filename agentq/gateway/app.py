@@ -115,7 +115,11 @@ def _index(_: Request) -> Response:
 async def _http_error(_: Request, error: Exception) -> Response:
     """What routing itself refuses, as a problem."""
     assert isinstance(error, HTTPException)
-    words = {404: ("there is nothing here", "See what there is: /openapi.json"), 405: ("this has no such method", "")}
+    allowed = ", ".join(sorted((error.headers or {}).get("Allow", "GET, HEAD").split(", ")))
+    words = {
+        404: ("there is nothing here", "See what there is: /openapi.json"),
+        405: ("this has no such method", f"It has: {allowed}."),
+    }
     what, hint = words.get(error.status_code, (error.detail, ""))
     return response_of(Refused(error.status_code, what, hint=hint, headers=error.headers))
 

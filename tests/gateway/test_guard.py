@@ -429,7 +429,8 @@ async def _status(door: Guard, path: str, token: str | None = None) -> int:
 def test_a_method_that_there_is_not(served: Served, method: str) -> None:
     reply = served.request(method, "/api/tasks")
 
-    assert reply.problem(405)
+    assert reply.problem(405)["hint"] == "It has: GET, HEAD, POST."
+    assert served.request(method, "/page/app.js").problem(405)["hint"] == "It has: GET, HEAD."
     assert set(reply.headers["allow"].split(", ")) == {"GET", "HEAD", "POST"}
 
 
