@@ -141,7 +141,7 @@ def _answers(operation: Operation, models: Models) -> Iterator[tuple[int, dict[s
 
 
 def _content(operation: Operation, models: Models, status: int) -> dict[str, Any]:
-    if status == 204:
+    if status in (204, 304):
         return {}
     if isinstance(operation.answer, type):
         return {"content": {"application/json": {"schema": models[operation.answer, "serialization"]}}}

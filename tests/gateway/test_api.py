@@ -80,6 +80,8 @@ def test_a_result_and_its_evidence(served: Served) -> None:
         ("bytes=998-", 206, slice(998, 1000), "bytes 998-999/1000"),
         ("bytes=-5", 206, slice(995, 1000), "bytes 995-999/1000"),
         ("bytes=5-1000000", 206, slice(5, 1000), "bytes 5-999/1000"),
+        (f"bytes=5-{10**25}", 206, slice(5, 1000), "bytes 5-999/1000"),
+        (f"bytes=-{10**25}", 206, slice(0, 1000), "bytes 0-999/1000"),
         ("bytes=1-2,5-6", 200, slice(0, 1000), None),
         ("bytes=5-3", 200, slice(0, 1000), None),
         ("lines=1-2", 200, slice(0, 1000), None),
@@ -92,6 +94,20 @@ def test_a_part_of_a_piece(served: Served, asked: str, status: int, part: slice,
     reply = served.get("/api/tasks/fix-17/artifacts/report", Range=asked)
 
     assert (reply.status, reply.body, reply.headers.get("content-range")) == (status, data[part], said)
+
+
+@pytest.mark.parametrize("said", ["{tag}", "*", "W/{tag}", '"another", {tag}'])
+def test_a_piece_that_is_there_already_is_not_sent_again(served: Served, said: str) -> None:
+    served.desk.finish(served.desk.task("--id", "fix-17"), evidence={"report": b"ten bytes!"})
+    path = "/api/tasks/fix-17/artifacts/report"
+    tag = served.get(path).headers["etag"]
+
+    for method in ("GET", "HEAD"):
+        asked = {"If-None-Match": said.format(tag=tag), "Range": "bytes=1-2"}
+        reply = served.request(method, path, headers=asked)
+        assert (reply.status, reply.body, reply.headers["etag"]) == (304, b"", tag)
+    assert served.get(path, If_None_Match='"another"').body == b"ten bytes!"
+    assert served.get("/api/tasks/fix-17/artifacts/nothing", If_None_Match="*").problem(404)
 
 
 def test_a_part_that_is_not_there(served: Served) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agentq.app import App
 
 _TEXT = re.compile(r"text/|application/(json|xml|yaml|toml|javascript)\b|.*\+(json|xml)\b")
-_RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
+_RANGE = re.compile(r"bytes=(\d{0,4000})-(\d{0,4000})")
 _POLICY = "default-src 'none'; sandbox"
 
 
@@ -154,7 +154,10 @@ class Part:
 async def _artifact(call: Call) -> Response:
     task_id, name = call.path["task_id"], call.path["name"]
     item, known = await call.gateway.desk.call(lambda app: _checked(app, task_id, name))
-    part, headers = _part_of(call, item, known.size), _headers(task_id, item)
+    headers = _headers(task_id, item)
+    if _is_known(call, item):
+        return Response(None, 304, headers)
+    part = _part_of(call, item, known.size)
 
     def begin(app: "App") -> tuple[BinaryIO, Iterator[bytes]]:
         """What is to be sent, of which the first block was found to be right still."""
@@ -180,6 +183,12 @@ def _checked(app: "App", task_id: str, name: str) -> tuple[Artifact, Known]:
         names = ", ".join(one_line(one.name) for one in manifest.artifacts) or "none"
         raise NotFound(f"{task_id} has no artifact {one_line(name)[:64]}", hint=f"It has: {names}.")
     return item, _blocks.known(app.records.artifacts, item)
+
+
+def _is_known(call: Call, item: Artifact) -> bool:
+    """Whether whoever asks says that they have it, by its tag or by any."""
+    said = {tag.strip().removeprefix("W/") for tag in call.request.headers.get("if-none-match", "").split(",")}
+    return bool(said & {_tag(item), "*"})
 
 
 def _part_of(call: Call, item: Artifact, size: int) -> Part:
@@ -245,7 +254,7 @@ OPERATIONS = (
         "A piece of evidence, checked by its digest",
         _artifact,
         answer="*/*",
-        also=(206,),
+        also=(206, 304),
         tag="evidence",
         raises=(409, 416, 502),
         headers=(
@@ -255,6 +264,13 @@ OPERATIONS = (
                 "required": False,
                 "description": "One range of bytes.",
                 "schema": {"type": "string", "examples": ["bytes=0-1023"]},
+            },
+            {
+                "name": "If-None-Match",
+                "in": "header",
+                "required": False,
+                "description": "The `ETag` of what is there already: then the answer is 304.",
+                "schema": {"type": "string"},
             },
         ),
         about="Any text is `text/plain`, anything else `application/octet-stream`: nothing that an agent wrote is shown"
