@@ -10,7 +10,7 @@ from datetime import datetime
 from agentq.artifacts import was_collected
 from agentq.claim import end_of
 from agentq.commit import REPORT
-from agentq.errors import Conflict, Invalid, NotFound, NothingYet, StoreUnavailable
+from agentq.errors import Conflict, Invalid, NoSuchTask, NotFound, NothingYet, StoreUnavailable
 from agentq.gates import check_needs, look_at_gates
 from agentq.groups import plant
 from agentq.lifecycle import Papers, Status, broken, derive, expires_at
@@ -175,10 +175,7 @@ class Coordinator:
         """The envelope as registered; NotFound for an unknown task."""
         envelope = self._records.envelope(task_id)
         if envelope is None:
-            raise NotFound(
-                f"there is no task {task_id} in {self._records.store.url}",
-                hint="Check the id and the store (--store, AGENTQ_STORE).",
-            )
+            raise NoSuchTask(f"there is no task {task_id}", self._records.store.url)
         return envelope
 
     def status(self, task_id: str) -> Status:

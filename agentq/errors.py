@@ -3,6 +3,7 @@
 AgentqError                 1   a bug unless it is one of those below
 ├── Invalid                 3   bad input or settings; nothing was written
 ├── NotFound                4   no such task, artifact or dead letter
+│   └── NoSuchTask
 ├── Conflict                5   another content under the same id, or another hand was first
 ├── Unavailable             6   try again later
 │   ├── EngineUnavailable
@@ -56,6 +57,14 @@ class NotFound(AgentqError):
     """A name that stands for nothing here."""
 
     exit_code = ExitCode.NOT_FOUND
+
+
+class NoSuchTask(NotFound):
+    """No task of that id in a store; `what` and `remedy` say so without naming that, for who is on another machine."""
+
+    def __init__(self, what: str, store: str, *, remedy: str = "") -> None:
+        super().__init__(f"{what} in {store}", hint=remedy or "Check the id and the store (--store, AGENTQ_STORE).")
+        self.what, self.remedy = what, remedy
 
 
 class Conflict(AgentqError):

@@ -6,7 +6,7 @@ one at least sees both open. A task may so be released twice; it is started once
 
 from agentq.artifacts import was_collected
 from agentq.commit import commit_seal, seal_as
-from agentq.errors import Invalid, NotFound
+from agentq.errors import Invalid, NoSuchTask
 from agentq.groups import conclude
 from agentq.lifecycle import Papers, ending, expires_at
 from agentq.messages import Completion, Envelope, utc_now
@@ -63,9 +63,10 @@ def check_needs(records: Records, envelope: Envelope, *, must_exist: bool = True
     asked = (*envelope.depends_on, *(need for task in envelope.plan for need in task.depends_on if need not in mine))
     for need in asked:
         if must_exist and need not in mine and not records.is_registered(need):
-            raise NotFound(
-                f"{need}, which {envelope.task_id} is to wait for, is no task in {records.store.url}",
-                hint="Submit it first, or correct the id.",
+            raise NoSuchTask(
+                f"{need}, which {envelope.task_id} is to wait for, is no task",
+                records.store.url,
+                remedy="Submit it first, or correct the id.",
             )
     for owner in dict.fromkeys((*asked, *envelope.borrows)):
         if owner not in mine and (collected := records.collected(owner)):

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from agentq import story
 from agentq.artifacts import Artifacts, evidence_prefix, was_collected
-from agentq.errors import EvidenceError, NotFound, StoreUnavailable
+from agentq.errors import EvidenceError, NoSuchTask, StoreUnavailable
 from agentq.journal import Journal
 from agentq.lifecycle import Need, Papers, expires_at
 from agentq.marks import Marks
@@ -167,10 +167,7 @@ class Records:
         """The same; raises NotFound for an unknown task."""
         papers = self.papers(task_id)
         if papers is None:
-            raise NotFound(
-                f"there is no task {task_id} in {self.store.url}",
-                hint="Check the id and the store (--store, AGENTQ_STORE).",
-            )
+            raise NoSuchTask(f"there is no task {task_id}", self.store.url)
         return papers
 
     def _approval(self, papers: Papers, names: set[str]) -> dict[str, object]:

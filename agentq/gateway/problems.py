@@ -11,6 +11,7 @@ from agentq.errors import (
     EvidenceError,
     ExitCode,
     Invalid,
+    NoSuchTask,
     NotFound,
     NothingYet,
     Unavailable,
@@ -79,7 +80,10 @@ def token_needed() -> Refused:
 
 
 def problem_of(error: Exception) -> dict[str, Any]:
-    """The problem that an error is; of what is no AgentqError it says nothing but that it is a bug."""
+    """The problem that an error is; of what is no AgentqError it says nothing but that it is a bug, and of a task that
+    there is not nothing of this machine's store."""
+    if isinstance(error, NoSuchTask):
+        error = NotFound(error.what, hint=error.remedy or "See: GET /api/tasks")
     if isinstance(error, Refused):
         return _problem("about:blank", error.status, one_line(str(error)), one_line(error.hint), int(error.exit_code))
     for kind, status, slug in _STATUSES:

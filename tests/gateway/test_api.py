@@ -110,6 +110,14 @@ def test_a_piece_that_is_there_already_is_not_sent_again(served: Served, said: s
     assert served.get("/api/tasks/fix-17/artifacts/nothing", If_None_Match="*").problem(404)
 
 
+def test_where_the_store_is_is_not_told_of_a_task_that_there_is_not(served: Served) -> None:
+    for path in ("/api/tasks/nope", "/api/tasks/nope/why", "/api/tasks/nope/result", "/api/plans/nope"):
+        found = served.get(path).problem(404)
+        assert (found["detail"], found["hint"]) == ("there is no task nope", "See: GET /api/tasks")
+    found = served.post("/api/tasks", TASK | {"id": "fix-17", "after": ["nope"]}).problem(404)
+    assert found["detail"] == "nope, which fix-17 is to wait for, is no task"
+
+
 def test_a_part_that_is_not_there(served: Served) -> None:
     served.desk.finish(served.desk.task("--id", "fix-17"), evidence={"report": b"ten bytes!"})
 
