@@ -102,7 +102,7 @@ def new(
         thread_id=thread_id,
         refinements="accept" if accept else "ask",
         allow_secrets=allow_secrets,
-    )
+    ).thread
     if json:
         echo_json(view(Papers(opened)))
     else:

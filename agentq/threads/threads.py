@@ -30,6 +30,14 @@ SILENT = "its author said nothing more"
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """A thread as it was opened, and whether this call opened it."""
+
+    thread: Thread
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Posted:
     """A message as it stands, and whether this call made it."""
 
@@ -75,7 +83,7 @@ class Threads:
         thread_id: str | None = None,
         refinements: Rule = "ask",
         allow_secrets: bool = False,
-    ) -> Thread:
+    ) -> Opened:
         """Open a thread; the same id with the same content is the same thread, with another a Conflict."""
         if not title.strip():
             raise Invalid("the thread has no title", hint="Give a few words.")
@@ -95,7 +103,7 @@ class Threads:
         if held.model_copy(update={"created_at": thread.created_at}) != thread:
             raise Conflict(f"{held.thread_id} is a thread already, with another content", hint="Choose another id.")
         self._journal.tell(telling.thread_opened(held))
-        return held
+        return Opened(held, new=held is thread)
 
     def papers(self, thread_id: str) -> Papers:
         """Everything that decides how a thread is shown; raises NotFound."""

@@ -164,6 +164,15 @@ def test_a_repeated_message_is_the_same_message(served: Served) -> None:
     until(lambda: served.desk.waiting("writer") == 2, "one task for each message")
 
 
+@pytest.mark.parametrize(("thread_id", "key"), [({"id": "other"}, {}), ({}, {"Idempotency_Key": "abc"})])
+def test_a_thread_that_is_opened_again_is_the_same_thread(
+    served: Served, thread_id: dict[str, str], key: dict[str, str]
+) -> None:
+    first = served.post("/api/threads", {"title": "Another"} | thread_id, **key).ok(201)
+    assert served.post("/api/threads", {"title": "Another"} | thread_id, **key).ok(200) == first
+    assert served.post("/api/threads", {"title": "A third"} | thread_id, **key).problem(409)
+
+
 @pytest.mark.parametrize(
     ("path", "said"),
     [

@@ -16,13 +16,13 @@ from agentq.gateway.operations import COORDINATORS, Call, Operation
 from agentq.gateway.problems import MEDIA_TYPE, problem_of
 from agentq.messages import TaskId
 from agentq.threads.gathering import Summary, summaries
-from agentq.threads.papers import PIECE_LIMIT, TEXT_LIMIT, TITLE_LIMIT, AskType, Id, NotAsked, Thread, Version
+from agentq.threads.papers import PIECE_LIMIT, TEXT_LIMIT, TITLE_LIMIT, AskType, Id, NotAsked, Version
 from agentq.threads.reading import Described, Papers, Shown, View, shown, view
 from agentq.threads.streams import OffsetTaken
 
 if TYPE_CHECKING:
     from agentq.gateway.chronicle import Chronicle
-    from agentq.threads.threads import Posted, Threads
+    from agentq.threads.threads import Opened, Posted, Threads
 
 LISTED = 100
 Long = Annotated[str, Field(max_length=TEXT_LIMIT)]
@@ -156,7 +156,7 @@ async def _replies(call: Call, papers: Papers) -> dict[str, list[Event]]:
 async def _open(call: Call) -> Response:
     asked: NewThread = call.body
 
-    def open_(threads: "Threads") -> Thread:
+    def open_(threads: "Threads") -> "Opened":
         return threads.open(
             asked.title,
             call.grant.name,
@@ -166,7 +166,8 @@ async def _open(call: Call) -> Response:
             allow_secrets=asked.allow_secrets,
         )
 
-    return answered(view(Papers(await call.gateway.scribe.do(open_))), 201)
+    opened = await call.gateway.scribe.do(open_)
+    return answered(view(Papers(opened.thread)), 201 if opened.new else 200)
 
 
 async def _post(call: Call) -> Response:
@@ -318,6 +319,7 @@ OPERATIONS = (
         body=NewThread,
         answer=View,
         status=201,
+        also=(200,),
         headers=(IDEMPOTENCY,),
         tag="threads",
         raises=(409, 502),
