@@ -259,8 +259,13 @@ class Threads:
         return end
 
     def own(self, thread_id: str, message_id: str, by: str) -> Post:
-        """A message of one's own; raises NotFound, Conflict for another's."""
+        """A message of one's own; raises NotFound, Conflict for another's and for an answer."""
         post = self.shelf.posted(thread_id, message_id)
+        if post is None and self._is_answer(thread_id, message_id):
+            raise Conflict(
+                f"{message_id} is an agent's answer: it grows and ends by its task",
+                hint="Write to a message of your own.",
+            )
         if post is None:
             raise NotFound(
                 f"there is no message {message_id} in {thread_id}", hint=f"See: agentq thread show {thread_id}"
@@ -268,6 +273,12 @@ class Threads:
         if post.author != by:
             raise Conflict(f"{message_id} is {post.author}'s, not {by}'s", hint="Write to a message of your own.")
         return post
+
+    def _is_answer(self, thread_id: str, name: str) -> bool:
+        message_id, dot, _ = name.partition(".")
+        post = self.shelf.posted(thread_id, message_id) if dot else None
+        end = self.shelf.ended(thread_id, message_id) if post else None
+        return any(ask.task_id == name for ask in (*(post.asks if post else ()), *(end.asks if end else ())))
 
     # ------------------------------------------------------------------ the description
 

@@ -452,6 +452,18 @@ def test_nobody_writes_on_in_anothers_message(served: Served) -> None:
     assert shown(ann, message)["text"] == ""
 
 
+def test_nobody_writes_on_in_an_answer(served: Served) -> None:
+    first, grown = say(served, "@writer?")["message_id"], begin(served)
+    append(served, grown, 0, "@checker?").ok()
+    served.post(f"/api/threads/trip/messages/{grown}/end", {"state": "completed"}).ok()
+    for name in (f"{first}.writer", f"{grown}.checker"):
+        refused = append(served, name, 0, "me too").problem(409)
+        assert refused["detail"] == f"{name} is an agent's answer: it grows and ends by its task"
+        assert served.post(f"/api/threads/trip/messages/{name}/end", {"state": "failed"}).problem(409)
+    assert append(served, f"{first}.checker", 0, "me too").problem(404)
+    assert append(served, "nope.writer", 0, "me too").problem(404)
+
+
 @pytest.mark.promise("growing-messages")
 def test_a_message_whose_author_is_silent_for_too_long_has_failed(any_served: Served) -> None:
     message = begin(any_served)
