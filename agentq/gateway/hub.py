@@ -32,7 +32,7 @@ PAUSE = 1.0
 """Seconds between two tries to write a chronicle that cannot be written to."""
 EYES = 2
 """How many threads read the chronicle for those who are behind."""
-LOOK_SECONDS, SILENT_SECONDS = 5.0, 3.0
+LOOK_SECONDS, SILENT_SECONDS = 5.0, 5.0
 """How often the engine is asked whether it is there, and how soon it has to answer."""
 AT_ONCE = 20
 """How many entries are told before others get a turn."""
@@ -175,18 +175,20 @@ class Hub:
         raise Damaged("the chronicle is damaged")
 
     async def _notice_silence(self, engine: Engine) -> None:
-        """Tell of an engine that hangs, whose connections stand; whoever reads the log notices the rest."""
+        """Tell of an engine that hangs: its connections stand, so that whoever reads the log notices nothing."""
         while True:
-            silent = None
+            trouble: AgentqError | None = None
             try:
                 async with asyncio.timeout(SILENT_SECONDS):
                     await engine.count_dead_letters()
             except TimeoutError:
-                silent = Unavailable(f"{engine.url} has not answered within {SILENT_SECONDS:g} s")
-            except AgentqError as trouble:
-                LOG.debug("whether the engine hangs cannot be told: %s", trouble)
-            self._tell("engine", silent)
-            await asyncio.sleep(LOOK_SECONDS)
+                trouble = Unavailable(f"{engine.url} has not answered within {SILENT_SECONDS:g} s")
+            except Unavailable as error:
+                trouble = error
+            except AgentqError as error:
+                LOG.debug("whether the engine answers cannot be told: %s", error)
+            self._tell("engine", trouble)
+            await asyncio.sleep(PAUSE if trouble else LOOK_SECONDS)
 
     async def _begin_anew(self, mend: Callable[[Chronicle], None] = lambda _: None) -> None:
         """Follow the logs again from where the chronicle ends; whoever subscribed resumes by their cursor."""
