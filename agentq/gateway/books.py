@@ -22,6 +22,8 @@ log = logging.getLogger("agentq")
 
 PATIENCE = 2.0
 """Seconds that a reader waits for what is new; then it is told what is known, and as of when."""
+FIRST_PATIENCE = 10.0
+"""The same while nothing is known that could be told."""
 AGAIN_SECONDS = 2.0
 """Seconds after a log that could not be read before anybody waits for it again."""
 OLDEST_SECONDS = 5.0
@@ -49,15 +51,14 @@ class Books:
 
         Raises Unavailable for its file, and while it has never been whole, unless `act` can do with a part of it.
         """
-        is_whole = await self.catch_up() or partly
+        is_known = await self.catch_up() or partly or await self._was_ever_whole()
+        if not (is_known or await self.catch_up(FIRST_PATIENCE)):
+            why = self.trouble or "its log is long, and still being read"
+            raise EngineUnavailable(f"this gateway never knew all tasks yet: {why}", hint="Try again in a while.")
+        return await self._desk.call(lambda app: self._with_ledger(app.ledger, act))
 
-        def told(ledger: Ledger) -> T:
-            if not is_whole and ledger.as_of is None:
-                why = self.trouble or "its log is long, and still being read"
-                raise EngineUnavailable(f"this gateway never knew all tasks yet: {why}", hint="Try again in a while.")
-            return act(ledger)
-
-        return await self._desk.call(lambda app: self._with_ledger(app.ledger, told))
+    async def _was_ever_whole(self) -> bool:
+        return await self._desk.call(lambda app: self._with_ledger(app.ledger, lambda ledger: ledger.as_of is not None))
 
     def begin(self) -> None:
         """Read the log before anybody asks, who may ask when the engine is away."""
@@ -68,14 +69,14 @@ class Books:
         self._stirs += 1
         self._read_up_to = (None, float("-inf"))
 
-    async def catch_up(self) -> bool:
-        """Bring in what the log holds now, or as much of it as comes within 2 s; answers whether that is all."""
+    async def catch_up(self, seconds: float = PATIENCE) -> bool:
+        """Bring in what the log holds now, or as much of it as comes in time; answers whether that is all."""
         if self._is_current:
             return True
         if time.monotonic() - self._away_at < AGAIN_SECONDS:
             return False
         reading = self._reading()
-        await asyncio.wait([reading], timeout=PATIENCE)
+        await asyncio.wait([reading], timeout=seconds)
         return reading.done() and self.trouble is None
 
     async def close(self) -> None:

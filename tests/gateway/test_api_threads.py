@@ -116,6 +116,7 @@ def test_tasks_of_messages_are_told_apart_by_their_first_words(served: Served) -
         say(served, f"@writer {token}", allow_secrets=True)["message_id"],
     ]
 
+    until(lambda: served.desk.waiting("writer") == 3, "a task for each")
     asked = [served.get(f"/api/tasks/{one}.writer/request").ok()["envelope"] for one in messages]
 
     words = [one["instructions"].split('"')[1] for one in asked]
@@ -127,8 +128,12 @@ def test_tasks_of_messages_are_told_apart_by_their_first_words(served: Served) -
     for one, message in zip(asked, messages, strict=True):
         said = f" is how the message {message} of {one['from']} begins, quoted to tell it from others"
         assert one["instructions"].split('"')[2].startswith(said)
-    titles = {row["task_id"]: row["title"] for row in served.get("/api/tasks").ok()["tasks"]}
-    assert titles[f"{grown}.writer"].startswith('"@writer, where to?"')
+
+    def title() -> str | None:
+        rows = served.get("/api/tasks").ok()["tasks"]
+        return next((row["title"] for row in rows if row["task_id"] == f"{grown}.writer"), None)
+
+    assert str(until(title, "the task in lists")).startswith('"@writer, where to?"')
 
 
 @pytest.mark.promise("message-asks-once")
