@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 from starlette.responses import Response
 
+from agentq.gateway.api.idempotency import IDEMPOTENCY, id_of
 from agentq.gateway.api.shapes import Given, Made, Text, Told
-from agentq.gateway.api.tasks import IDEMPOTENCY, id_of, made
+from agentq.gateway.api.tasks import made
 from agentq.gateway.operations import APPROVERS, COORDINATORS, Call, Operation
 from agentq.lifecycle import Status
 from agentq.messages import TaskId
@@ -62,7 +63,8 @@ async def _cancel(call: Call) -> Status:
 
 
 async def _retry(call: Call) -> Response:
-    desk, task_id, new_id = call.gateway.desk, call.path["task_id"], await id_of(call, call.body.id)
+    desk, task_id = call.gateway.desk, call.path["task_id"]
+    new_id = await desk.call(lambda app: id_of(call, "task", call.body.id, app.records.is_registered))
     request = await desk.call(lambda app: app.coordinator.retry(task_id, new_id))
     registered = await desk.submit(request, allow_secrets=True)  # it was written down before
     return await made(desk, registered.envelope.task_id, new=registered.new)

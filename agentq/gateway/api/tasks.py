@@ -1,7 +1,6 @@
 """Asking for tasks, and reading where they stand."""
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -10,15 +9,16 @@ from starlette.responses import Response
 from agentq.asking import Asked, Words, request_for
 from agentq.context import Context, check_text
 from agentq.desk import Desk
-from agentq.errors import Conflict, Invalid
+from agentq.errors import Invalid
 from agentq.events import Event
 from agentq.gateway.answering import answered
+from agentq.gateway.api.idempotency import IDEMPOTENCY, id_of
 from agentq.gateway.api.shapes import Agent, Duration, Events, Given, Listed, Made, Moment, Plain, Told
 from agentq.gateway.operations import COORDINATORS, Call, Operation
 from agentq.ledger import Filter, Ledger
 from agentq.ledger.timeline import Timeline
 from agentq.lifecycle import Status
-from agentq.messages import Envelope, Name, Priority, TaskId, sha256_hex
+from agentq.messages import Envelope, Name, Priority, TaskId
 from agentq.observing.plain import plain
 from agentq.request import is_url, past
 from agentq.store import Store
@@ -29,14 +29,6 @@ if TYPE_CHECKING:
 
 SHOWN = 256 * 1024
 """Characters of a context that are shown."""
-IDEMPOTENCY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
-    "description": "Whoever repeats a request with it gets what the first one made, not another. An `id` in the body"
-    " counts instead of it, and is refused (409) when the key has made something else already.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$"},
-}
 _WORDS = Words(
     name=lambda part: "id" if part == "task_id" else part,
     give_something="Say what: instructions, context, or both.",
@@ -117,7 +109,7 @@ class Request(Told):
 async def _create(call: Call) -> Response:
     asked: NewTask = call.body
     desk = call.gateway.desk
-    task_id = await id_of(call, asked.id)
+    task_id = await desk.call(lambda app: id_of(call, "task", asked.id, app.records.is_registered))
     request, contexts = request_of(asked, task_id, coordinator=call.grant.name, store=desk.app.store)
     if request.is_group:
         registered = await desk.submit_plan(request, contexts, allow_secrets=asked.allow_secrets)
@@ -150,33 +142,6 @@ def _context(text: str) -> Context:
         return Context(check_text(text.encode(), "context"))
     except UnicodeEncodeError as error:
         raise Invalid("context has half a character in it", hint="Send Unicode.") from error
-
-
-async def id_of(call: Call, given: str | None) -> str | None:
-    """The id of the task that is asked for: the one given, else what the key stands for, None without either."""
-    key = key_of(call)
-    keyed = f"task-{sha256_hex(json.dumps([call.grant.name, key]).encode())[:32]}" if key else None
-    if given and keyed:
-        is_used = await call.gateway.desk.call(lambda app: app.records.is_registered(keyed))
-        check_key(given, keyed, is_used=is_used)
-    return given or keyed
-
-
-def key_of(call: Call) -> str | None:
-    """What whoever asks repeats requests by, None without it; raises Invalid."""
-    key = call.request.headers.get("idempotency-key")
-    if key is not None and (not 0 < len(key) <= 256 or not key.isprintable()):
-        raise Invalid("Idempotency-Key is none", hint="Up to 256 characters, such as a UUID.")
-    return key
-
-
-def check_key(given: str, keyed: str, *, is_used: bool) -> None:
-    """Raise Conflict for a key that has made something else than what is asked for by its id."""
-    if is_used and given != keyed:
-        raise Conflict(
-            f"this Idempotency-Key has made {keyed} already, and the id says {given}",
-            hint="Leave out the id to repeat that request, or bring a new key.",
-        )
 
 
 # ---------------------------------------------------------------------- reading

@@ -1,7 +1,5 @@
 """Threads: opening them, writing in them, asking agents, and what becomes of the description."""
 
-import hashlib
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -10,8 +8,8 @@ from starlette.responses import JSONResponse, Response
 from agentq.errors import Invalid, Unavailable
 from agentq.events import Event
 from agentq.gateway.answering import answered
+from agentq.gateway.api.idempotency import IDEMPOTENCY, id_of
 from agentq.gateway.api.shapes import Agent, Given, Text, Told
-from agentq.gateway.api.tasks import IDEMPOTENCY, check_key, key_of
 from agentq.gateway.operations import COORDINATORS, Call, Operation
 from agentq.gateway.problems import MEDIA_TYPE, problem_of
 from agentq.messages import TaskId
@@ -161,7 +159,7 @@ async def _open(call: Call) -> Response:
             asked.title,
             call.grant.name,
             description=asked.description,
-            thread_id=_id(call, "thr", asked.id, threads.shelf.find),
+            thread_id=id_of(call, "thr", asked.id, threads.shelf.find),
             refinements=asked.refinements,
             allow_secrets=asked.allow_secrets,
         )
@@ -215,19 +213,7 @@ def _asks(kind: AskType, words: str) -> Any:
 
 
 def _message_id(call: Call, given: str | None, threads: "Threads") -> str | None:
-    return _id(call, "m", given, lambda keyed: threads.shelf.posted(call.path["thread_id"], keyed))
-
-
-def _id(call: Call, prefix: str, given: str | None, find: Callable[[str], object | None]) -> str | None:
-    """The id given, else what a key of whoever asks stands for in this thread, None without either."""
-    key = key_of(call)
-    if key is None:
-        return given
-    said = "\n".join((call.grant.name, call.path.get("thread_id", ""), key))
-    keyed = f"{prefix}-{hashlib.sha256(said.encode()).hexdigest()[:32]}"
-    if given:
-        check_key(given, keyed, is_used=find(keyed) is not None)
-    return given or keyed
+    return id_of(call, "m", given, lambda keyed: threads.shelf.posted(call.path["thread_id"], keyed))
 
 
 async def _append(call: Call) -> Response:
