@@ -182,7 +182,8 @@ class Hub:
                 async with asyncio.timeout(SILENT_SECONDS):
                     await engine.count_dead_letters()
             except TimeoutError:
-                trouble = Unavailable(f"{engine.url} has not answered within {SILENT_SECONDS:g} s")
+                silent = f"{engine.url} has not answered within {SILENT_SECONDS:g} s"
+                trouble = Unavailable(silent, hint="Look at the host that it runs on: agentq doctor")
             except Unavailable as error:
                 trouble = error
             except AgentqError as error:
