@@ -227,6 +227,9 @@ def test_a_stream_whose_object_is_replaced_says_so(
 
 def test_a_server_that_cannot_read_from_the_middle_is_not_believed(store: S3Store, front: Front) -> None:
     store.put("results/a.md", b"old" * MIB)
+    bodies: list[Any] = []
+    events = store._bucket._client("read").meta.events
+    events.register("after-call.s3.GetObject", lambda parsed, **_: bodies.append(parsed["Body"]))
     front.will(half, is_get)
     front.will(
         lambda asked, forward: forward(
@@ -236,6 +239,7 @@ def test_a_server_that_cannot_read_from_the_middle_is_not_believed(store: S3Stor
     )
     with stream_of(store) as stream, pytest.raises(StoreUnavailable, match="from the middle"):
         stream.read()
+    assert [body._raw_stream.closed for body in bodies] == [True, True]
 
 
 @pytest.mark.promise("bucket-digests")

@@ -54,7 +54,8 @@ class S3Store:
 
         def whole(client: Any) -> tuple[bytes, str | None]:
             found = client.get_object(**where)
-            return found["Body"].read(), found["Metadata"].get(SHA256)
+            with contextlib.closing(found["Body"]) as body:
+                return body.read(), found["Metadata"].get(SHA256)
 
         try:
             data, digest = self._bucket.ask(self._doing("read", key), whole)

@@ -81,6 +81,7 @@ class Download(io.RawIOBase):
                 f"cannot {self._doing}: it was replaced or deleted while it was read", hint="Read it again."
             ) from error
         if answer["ContentLength"] != self._size - self._at:
+            answer["Body"].close()
             raise StoreUnavailable(
                 f"cannot {self._doing}: the server cannot read from the middle", hint="Read it again."
             )
