@@ -700,6 +700,32 @@ def test_ctrl_c_ends_a_wait_with_130(desk: Desk) -> None:
     assert (waiting.returncode, out, err) == (130, b"", b"")
 
 
+BROKEN_OFF = """
+import os, signal
+from agentq import cli
+
+class HalfMade:
+    def __del__(self):
+        raise AttributeError("it was never made whole")
+
+async def never():
+    pass
+
+def broken_off():
+    half_made, unawaited = HalfMade(), never()
+    os.kill(os.getpid(), signal.SIGINT)
+
+cli.app = broken_off
+cli.main()
+"""
+
+
+@pytest.mark.promise("words-not-tracebacks")
+def test_ctrl_c_is_quiet_whatever_it_breaks_off(desk: Desk) -> None:
+    done = subprocess.run([sys.executable, "-c", BROKEN_OFF], env=desk.environment, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 def _until_it_sleeps(pid: int) -> None:
     """Until the process has set its signal handler, which is the first that `main` does, and waits."""
     deadline = time.monotonic() + 10

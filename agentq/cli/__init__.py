@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -131,6 +132,8 @@ def main() -> None:
 
 def _interrupt(interrupts: list[int], number: int, _: object) -> None:
     interrupts.append(number)
+    warnings.simplefilter("ignore")  # what is broken off while it is made complains of it when it goes
+    sys.unraisablehook = lambda _: None
     sys.exit(ExitCode.INTERRUPTED)
 
 
