@@ -726,6 +726,38 @@ def test_ctrl_c_is_quiet_whatever_it_breaks_off(desk: Desk) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
+BETWEEN_STEPS = """
+import asyncio, os, signal
+from agentq import cli
+
+async def steps():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        print("a step is not broken off")
+        await asyncio.sleep({seconds})
+        print("another one")
+    finally:
+        await asyncio.sleep(0)
+        print("all is let go of")
+
+def command():
+    asyncio.run(steps())
+    print("the command goes on")
+
+cli.app = command
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("seconds", [60, 0])
+def test_ctrl_c_breaks_off_no_step_of_an_event_loop(desk: Desk, seconds: int) -> None:
+    """A pool of threads that was broken off as it started one started a second: both used one connection, and died."""
+    command = [sys.executable, "-c", BETWEEN_STEPS.format(seconds=seconds)]
+    done = subprocess.run(command, env=desk.environment, capture_output=True, timeout=30, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
+    assert done.stdout == "a step is not broken off\nall is let go of\n"
+
+
 def _until_it_sleeps(pid: int) -> None:
     """Until the process has set its signal handler, which is the first that `main` does, and waits."""
     deadline = time.monotonic() + 10

@@ -134,7 +134,16 @@ def _interrupt(interrupts: list[int], number: int, _: object) -> None:
     interrupts.append(number)
     warnings.simplefilter("ignore")  # what is broken off while it is made complains of it when it goes
     sys.unraisablehook = lambda _: None
-    sys.exit(ExitCode.INTERRUPTED)
+    loop = _running_loop()
+    if loop and len(interrupts) == 1:  # between two steps: inside one it may leave a pool with a thread it knows not of
+        loop.call_soon_threadsafe(sys.exit, ExitCode.INTERRUPTED)
+    else:
+        sys.exit(ExitCode.INTERRUPTED)
+
+
+def _running_loop() -> Any:
+    running = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
+    return running and running()
 
 
 def _end_interrupted(interrupts: list[int]) -> None:
