@@ -27,8 +27,10 @@ ROLES: tuple[Role, ...] = get_args(Role)
 PREFIX = "access/tokens/"
 FRESH_SECONDS = 1.0
 """After so long the store is asked again, however many ask meanwhile."""
+LATE_SECONDS, WAIT_SECONDS = 2.0, 1.0
+"""Whoever knows nothing newer waits so long for the one who asks the store, rather than to let a revoked token in."""
 UNKNOWN_SECONDS = 0.2
-"""The same, when somebody brings a token that is not known: it may have been made just now."""
+"""So often at most the store is asked once more for a token that is not known: it may have been made just now."""
 STALE_SECONDS = 30.0
 """For so long what was known stands when the store does not answer."""
 _TEXT = re.compile(r"aqt_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
@@ -88,8 +90,8 @@ class Tokens:
     """The tokens of one store. All methods block, and may be called from any thread.
 
     What is asked often (`grant`, `any`, `holds`) is answered from what was read within the last second, in one listing
-    for all that ask, or in five a second while unknown tokens are brought; raises StoreUnavailable once the store has
-    not answered for 30 s.
+    for all that ask, and up to five times a second more while unknown tokens are brought; raises StoreUnavailable once
+    the store has not answered for 30 s, and at once for a token that is not known while it is away.
     """
 
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -99,7 +101,7 @@ class Tokens:
         self._known: dict[str, Token] | None = None
         self._damaged: dict[str, str] = {}
         self._had_one = False
-        self._read_at = self._tried_at = float("-inf")
+        self._read_at = self._tried_at = self._sought_at = float("-inf")
         self._trouble: StoreUnavailable | None = None
 
     def new(
@@ -152,7 +154,7 @@ class Tokens:
         """What a token's text grants, None for one that is unknown, revoked or expired."""
         known, parts = self._current(), _TEXT.fullmatch(text or "")
         if parts and parts[1] not in known:
-            known = self._current(UNKNOWN_SECONDS)
+            known = self._sought()
         token = known.get(parts[1]) if parts else None
         digest = sha256_hex(parts[2].encode() if parts else b"")
         is_it = hmac.compare_digest(digest, token.sha256 if token else _NOBODYS)
@@ -175,20 +177,44 @@ class Tokens:
 
     # ------------------------------------------------------------------
 
-    def _current(self, fresh: float = FRESH_SECONDS) -> dict[str, Token]:
-        """What was read lately; one thread reads again, and the others wait only for the first reading."""
-        if self._clock() - self._tried_at >= fresh and self._lock.acquire(blocking=self._known is None):
+    def _current(self) -> dict[str, Token]:
+        """What was read lately; one thread reads again, and the others wait for it when what they know is old."""
+        now = self._clock()
+        if now - self._tried_at >= FRESH_SECONDS and self._lock.acquire(timeout=self._patience(now)):
             try:
-                self._refresh(fresh)
+                if now - self._tried_at >= FRESH_SECONDS:  # else another thread was first
+                    self._refresh()
             finally:
                 self._lock.release()
+        return self._standing()
+
+    def _sought(self) -> dict[str, Token]:
+        """What is read now, or was read by another thread since this one came; raises StoreUnavailable if it cannot
+        be."""
+        came = self._clock()
+        if self._lock.acquire(timeout=WAIT_SECONDS):
+            try:
+                if self._read_at < came and self._clock() - self._sought_at >= UNKNOWN_SECONDS:
+                    self._sought_at = self._clock()
+                    self._refresh()
+            finally:
+                self._lock.release()
+        if self._trouble:
+            raise self._trouble
+        return self._standing()
+
+    def _patience(self, now: float) -> float:
+        """For how many seconds another thread that reads is waited for; -1 for as long as it takes."""
+        if self._known is None or now - self._read_at > STALE_SECONDS:
+            return -1
+        return WAIT_SECONDS if now - self._read_at > LATE_SECONDS else 0
+
+    def _standing(self) -> dict[str, Token]:
         if self._known is None or self._clock() - self._read_at > STALE_SECONDS:
             raise self._trouble or StoreUnavailable("nobody knows which tokens count", hint="Try again later.")
         return self._known
 
-    def _refresh(self, fresh: float) -> None:
-        if self._clock() - self._tried_at < fresh:
-            return  # another thread was first
+    def _refresh(self) -> None:
         try:
             self._look()
         except StoreUnavailable as error:
@@ -205,7 +231,7 @@ class Tokens:
         for token_id in damaged.keys() - self._damaged.keys():
             log.warning("the token %s counts for nothing: its paper is damaged: %s", token_id, damaged[token_id])
         self._had_one = self._had_one or bool(known or damaged)
-        self._known, self._damaged, self._read_at = known, damaged, at
+        self._known, self._damaged, self._read_at, self._trouble = known, damaged, at, None
         return known
 
     def _read(self, token_id: str, damaged: dict[str, str]) -> Token | None:

@@ -3,8 +3,11 @@
 import json
 import logging
 import secrets
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from agentq.errors import Invalid, NotFound, StoreUnavailable
 from agentq.messages import utc_now
 from agentq.store import Store
 from agentq.stores.file import FileStore
-from agentq.tokens import FRESH_SECONDS, PREFIX, STALE_SECONDS, UNKNOWN_SECONDS, Grant, Tokens
+from agentq.tokens import FRESH_SECONDS, LATE_SECONDS, PREFIX, STALE_SECONDS, UNKNOWN_SECONDS, Grant, Tokens
 from tests.desk import Desk
 
 
@@ -24,10 +27,15 @@ class Counting(FileStore):
 
     asked = 0
     away = False
+    slow: threading.Event | None = None
+    """While it is not set, nothing is listed; how things stand is looked at before."""
 
     def keys(self, prefix: str) -> Iterator[str]:
         self._ask()
-        return super().keys(prefix)
+        found = list(super().keys(prefix))
+        if self.slow:
+            self.slow.wait(10)
+        return iter(found)
 
     def get(self, key: str) -> bytes | None:
         self._ask()
@@ -244,6 +252,66 @@ def test_a_store_that_is_away_for_a_moment_cuts_nobody_off(tokens: Tokens, store
     store.away = False
     clock.now += FRESH_SECONDS
     assert tokens.grant(text)
+
+
+@contextmanager
+def reading(store: Counting, asking: Callable[[], object]) -> Iterator[ThreadPoolExecutor]:
+    """Somebody asks of the store, which answers only once this is over."""
+    with ThreadPoolExecutor(9) as pool:
+        asked, store.slow = store.asked, threading.Event()
+        first = pool.submit(asking)
+        while store.asked == asked:
+            time.sleep(0.001)
+        try:
+            yield pool
+        finally:
+            threading.Timer(0.1, store.slow.set).start()
+        first.result()
+
+
+@pytest.mark.promise("token-at-once")
+def test_a_new_token_counts_at_once_however_many_bring_it(tokens: Tokens, store: Counting, clock: Clock) -> None:
+    old, _ = tokens.new("ann", ["observer"])
+    assert tokens.grant(old)
+    clock.now += FRESH_SECONDS
+    with reading(store, lambda: tokens.grant(old)) as pool:
+        clock.now += 0.001
+        new, _ = Tokens(FileStore(store.root)).new("bob", ["observer"])
+        grants = [pool.submit(tokens.grant, new) for _ in range(8)]
+    assert all(each.result() for each in grants)
+
+
+def test_nobody_is_refused_for_having_come_while_another_one_asks_after_a_long_silence(
+    tokens: Tokens, store: Counting, clock: Clock
+) -> None:
+    text, _ = tokens.new("ann", ["observer"])
+    assert tokens.grant(text)
+    clock.now += STALE_SECONDS + 1
+    with reading(store, tokens.any) as pool:
+        grants = [pool.submit(tokens.grant, text) for _ in range(8)]
+    assert all(each.result() for each in grants)
+
+
+@pytest.mark.promise("token-revoked")
+def test_a_revoked_token_is_not_let_in_beside_one_that_asks(tokens: Tokens, store: Counting, clock: Clock) -> None:
+    text, token = tokens.new("ann", ["observer"])
+    assert tokens.grant(text)
+    store.delete(f"{PREFIX}{token.id}.json")
+    clock.now += LATE_SECONDS + 0.1
+    with reading(store, tokens.any) as pool:
+        grants = [pool.submit(tokens.grant, text) for _ in range(8)]
+    assert not any(each.result() for each in grants)
+
+
+def test_a_token_that_is_not_known_is_not_refused_while_the_store_is_away(
+    tokens: Tokens, store: Counting, clock: Clock
+) -> None:
+    assert not tokens.any()
+    new, _ = Tokens(store).new("bob", ["observer"])
+    store.away = True
+    clock.now += 0.001
+    with pytest.raises(StoreUnavailable):
+        tokens.grant(new)
 
 
 def test_a_store_that_is_away_from_the_start_lets_nobody_in(tokens: Tokens, store: Counting) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from agentq.messages import is_key
 
-_MENTION = re.compile(r"(?<![\w@./+\\-])@([A-Za-z0-9][A-Za-z0-9._-]*)(?!@)")
+_MENTION = re.compile(r"(?<![\w@./+\\-])@([A-Za-z0-9][A-Za-z0-9._-]*+)(?!@)")
 _FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
 _QUOTED = re.compile(r" {0,3}>")
 _TICKS = re.compile(r"`+")

@@ -27,6 +27,8 @@ words = st.text(alphabet=string.ascii_letters + " ,;:!?()\n", max_size=30)
         ("https://example.org/@writer", []),
         (r"not \@writer", []),
         ("@@writer", []),
+        ("@writer2@example.org", []),
+        ("@writer2@ @a@a@a", []),
         ("@ writer", []),
         ("`@writer` but @checker", ["checker"]),
         ("``a ` @writer`` @checker", ["checker"]),
