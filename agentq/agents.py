@@ -7,7 +7,7 @@ from pathlib import Path
 from agentq.config import Settings
 from agentq.errors import Invalid
 from agentq.messages import Envelope
-from agentq.profile import Profile, profiles
+from agentq.profile import Profile, profiles, written
 
 
 class Agents:
@@ -19,7 +19,16 @@ class Agents:
     @cached_property
     def profiles(self) -> Mapping[str, Profile]:
         """All worker profiles that can be found from here."""
+        self._written = written(self._settings)
         return profiles(self._settings)
+
+    def now(self) -> "Agents":
+        """These, or others when a profile was written since these were read."""
+        try:
+            stand = "profiles" not in self.__dict__ or self._written == written(self._settings)
+        except (Invalid, OSError):  # whoever asks for the profiles is told
+            stand = False
+        return self if stand else Agents(self._settings)
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
+import functools
 import logging
 import os
 import threading
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
+from agentq.agents import Agents
 from agentq.app import App
 from agentq.config import Settings
 from agentq.coordinator import Registered
@@ -37,8 +39,12 @@ class _Seat(App):
     def __init__(self, desk: "Desk") -> None:
         super().__init__(desk.settings)
         self._desk = desk
-        for shared in ("store", "keyring", "agents"):
+        for shared in ("store", "keyring"):
             self.__dict__[shared] = getattr(desk.app, shared)
+
+    @functools.cached_property
+    def agents(self) -> Agents:
+        return self._desk.agents()
 
     @contextlib.asynccontextmanager
     async def engine(self) -> AsyncIterator[Engine]:
@@ -137,6 +143,7 @@ class Desk:
 
     async def _asked(self, submit: Callable[[_Seat], Coroutine[Any, Any, Registered]]) -> Registered:
         seat = _Seat(self)
+        await asyncio.to_thread(lambda: seat.agents.profiles)
         try:
             registered = await submit(seat)
         except AgentqError:
@@ -229,6 +236,11 @@ class Desk:
             return asyncio.run_coroutine_threadsafe(room.hold(make), room.loop)
 
     # ------------------------------------------------------------------ the loop and the engine
+
+    def agents(self) -> Agents:
+        """The agents that there are now: a profile that was written since the last call is known."""
+        self.app.agents = self.app.agents.now()
+        return self.app.agents
 
     @property
     def is_here(self) -> bool:

@@ -12,7 +12,7 @@ from agentq.messages import LONGEST_SECONDS, Name, Seconds
 from agentq.runner_sections import CommandSection, RunnerSection, as_written, section_for
 from agentq.tomlfile import Section, place_of, text_of, validated, values_of
 
-PROFILE_NAME = "worker.toml"
+PROFILE_NAME, PROMPT_NAME = "worker.toml", "prompt.md"
 PASSED_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TERM", "TMPDIR", "USER", "SHELL", "TZ", "SSL_CERT_FILE")
 
 
@@ -139,6 +139,14 @@ def profiles(settings: Settings, cwd: Path | None = None) -> dict[str, Profile]:
     return found
 
 
+def written(settings: Settings, cwd: Path | None = None) -> tuple[tuple[Path, int, int], ...]:
+    """What the profiles' files are like, and differs once one of them was written: path, time and size."""
+    folders = _profile_folders(settings, cwd or Path.cwd())
+    files = [folder / name for folder in folders for name in (PROFILE_NAME, PROMPT_NAME)]
+    stats = [(path, path.stat()) for path in files if path.is_file()]
+    return tuple((path, stat.st_mtime_ns, stat.st_size) for path, stat in stats)
+
+
 def find_profile(name: str, settings: Settings, cwd: Path | None = None) -> Profile:
     """The profile of an agent; raises NotFound with those that exist."""
     found = profiles(settings, cwd)
@@ -153,7 +161,7 @@ def find_profile(name: str, settings: Settings, cwd: Path | None = None) -> Prof
 def load_profile(folder: Path) -> Profile:
     """Read a worker's folder; raises Invalid with the file, line and key that cannot be used."""
     path = folder / PROFILE_NAME
-    text, prompt = text_of(path), folder / "prompt.md"
+    text, prompt = text_of(path), folder / PROMPT_NAME
     values = values_of(text, path) | {"folder": folder, "prompt": text_of(prompt) if prompt.is_file() else ""}
     return validated(Profile, values, lambda keys: place_of(path, text, as_written(keys)))
 

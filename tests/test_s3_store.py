@@ -3,7 +3,8 @@
 import hashlib
 import io
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -44,6 +45,15 @@ def hasty(store: S3Store, front: Front, moto: ObjectServer) -> S3Store:
 def behind(store: S3Store, moto: ObjectServer) -> S3Store:
     """The same store, past the front: another hand."""
     return moto.store(store.url.removeprefix(f"s3://{BUCKET}/"))
+
+
+@contextmanager
+def heard(store: S3Store, event: str, act: Callable[..., object]) -> Iterator[None]:
+    """Act meanwhile whenever the store's client, which others share, says so."""
+    events = store._bucket._client("read").meta.events
+    events.register(event, act)
+    yield
+    events.unregister(event, act)
 
 
 def is_get(asked: Any) -> bool:
@@ -228,8 +238,6 @@ def test_a_stream_whose_object_is_replaced_says_so(
 def test_a_server_that_cannot_read_from_the_middle_is_not_believed(store: S3Store, front: Front) -> None:
     store.put("results/a.md", b"old" * MIB)
     bodies: list[Any] = []
-    events = store._bucket._client("read").meta.events
-    events.register("after-call.s3.GetObject", lambda parsed, **_: bodies.append(parsed["Body"]))
     front.will(half, is_get)
     front.will(
         lambda asked, forward: forward(
@@ -237,7 +245,11 @@ def test_a_server_that_cannot_read_from_the_middle_is_not_believed(store: S3Stor
         ),
         is_get,
     )
-    with stream_of(store) as stream, pytest.raises(StoreUnavailable, match="from the middle"):
+    with (
+        heard(store, "after-call.s3.GetObject", lambda parsed, **_: bodies.append(parsed["Body"])),
+        stream_of(store) as stream,
+        pytest.raises(StoreUnavailable, match="from the middle"),
+    ):
         stream.read()
     assert [body._raw_stream.closed for body in bodies] == [True, True]
 
@@ -268,9 +280,8 @@ def test_a_listing_of_many_pages_shows_every_key_in_order_and_nothing_else(store
     client, top = moto.client(), store.url.removeprefix(f"s3://{BUCKET}/")
     for foreign in ("open/", "open/.hidden", "open/a b", "open//x"):
         client.put_object(Bucket=BUCKET, Key=f"{top}/{foreign}")
-    events = store._bucket._client("list").meta.events
-    events.register("before-parameter-build.s3.ListObjectsV2", lambda params, **_: params.update(MaxKeys=3))
-    assert list(store.keys("open/")) == keys
+    with heard(store, "before-parameter-build.s3.ListObjectsV2", lambda params, **_: params.update(MaxKeys=3)):
+        assert list(store.keys("open/")) == keys
 
 
 # ---------------------------------------------------------------------- requests

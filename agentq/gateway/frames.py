@@ -7,6 +7,11 @@ from typing import Any
 from agentq.gateway.entries import Entry
 
 
+def state(trouble: str | None) -> str:
+    """The frame that says how the engine stands, as JSON."""
+    return json.dumps({"op": "state", **({"engine": "away", "detail": trouble} if trouble else {"engine": "ok"})})
+
+
 class Frame:
     """One thing told of a topic: `op` as in docs/gateway.md, and the cursor behind it, None where there is none."""
 

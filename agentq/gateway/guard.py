@@ -1,5 +1,6 @@
 """Who is let in: requests to this host, from no foreign page, with a token that counts, no more than it can bear."""
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Collection
@@ -112,12 +113,27 @@ class Guard:
         self._free -= counts
         self._taken[whose] += counts
         try:
-            await self._app(scope, receive, send)
+            await self._answer(scope, receive, send)
         finally:
             self._free += counts
             self._taken[whose] -= counts
             if not self._taken[whose]:
                 del self._taken[whose]
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except asyncio.CancelledError:
+            if has_begun or not self._gateway.closing.is_set():
+                raise
+            await response_of(_ENDING)(scope, receive, send)
 
     def _check_room(self, grant: Grant | None) -> None:
         """Raise Refused when too much is asked at once, by all or by whoever asks."""
@@ -195,6 +211,12 @@ def _nobody_has_a_token() -> Refused:
 
 
 _SOON = {"Retry-After": "1"}
+_ENDING = Refused(
+    503,
+    "the gateway ended before this was answered: it may have been done, or not",
+    hint="Look what became of it once the gateway is back, or ask the same again with the same id.",
+    headers={**_SOON, "Connection": "close"},
+)
 
 
 def bearer(scope: Scope) -> str | None:

@@ -35,6 +35,7 @@ TITLES = {
     415: "no JSON",
     416: "no such range",
     421: "not this host",
+    426: "another protocol",
     429: "too much at once",
     500: "a bug",
     502: "evidence is missing or altered",

@@ -6,13 +6,16 @@ import logging
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from agentq.errors import AgentqError, Invalid, Unavailable
+from agentq.gateway import frames
 from agentq.gateway.guests import Guest, Guests, Leave, may_subscribe
 from agentq.gateway.place import NOBODY_KNOWS, Gateway
-from agentq.gateway.problems import Refused, problem_of
+from agentq.gateway.problems import Refused, problem_of, response_of
 from agentq.gateway.subscription import Subscription
 from agentq.gateway.topics import Topic
 from agentq.messages import explain, utc_now
@@ -30,6 +33,7 @@ FRAME_LIMIT = 32 * 1024
 SUBSCRIPTIONS = 64
 UNKNOWN = (4401, "no token that counts")
 NO_HELLO = (4408, 'nobody said who they are: send {"op": "hello", "token": …} first')
+NOT_A_HELLO = 'the first frame is no {"op": "hello", "token": …}'
 TOO_LARGE = (4413, f"a frame may have {FRAME_LIMIT} characters")
 TOO_MANY = (4429, f"a connection may have {SUBSCRIPTIONS} subscriptions")
 TOO_SLOW = (4499, "too slow: come back, with the last id as `since`")
@@ -61,7 +65,12 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
     async def serve(socket: WebSocket) -> None:
         await Connection(gateway, guests, socket).run()
 
-    return [WebSocketRoute("/ws", serve)]
+    return [WebSocketRoute("/ws", serve), Route("/ws", _no_socket)]
+
+
+async def _no_socket(_: Request) -> Response:
+    hint = "Open a WebSocket, or ask for a stream: GET /sse?topic=/events"
+    return response_of(Refused(426, "this is a WebSocket", hint=hint, headers={"Upgrade": "websocket"}))
 
 
 class Connection:
@@ -125,10 +134,10 @@ class Connection:
                 said = await self._hear()
         except TimeoutError:
             raise Leave(*NO_HELLO) from None
-        except Invalid:
-            raise Leave(*NO_HELLO) from None
+        except Invalid as error:
+            raise Leave(NO_HELLO[0], f"{NOT_A_HELLO}: {error}") from error
         if said.op != "hello":
-            raise Leave(*NO_HELLO)
+            raise Leave(NO_HELLO[0], NOT_A_HELLO)
         return said.token
 
     # ------------------------------------------------------------------ what it asks for
@@ -232,8 +241,7 @@ class Connection:
         trouble = self._hub.trouble
         if trouble != self._trouble:
             self._trouble = trouble
-            said = {"engine": "away", "detail": trouble} if trouble else {"engine": "ok"}
-            await self._send(json.dumps({"op": "state", **said}))
+            await self._send(frames.state(trouble))
 
     async def _beat(self) -> None:
         await self._send(json.dumps({"op": "heartbeat", "at": utc_now().isoformat()}))

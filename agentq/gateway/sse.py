@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,8 +10,10 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from agentq.errors import AgentqError, Invalid, Unavailable
+from agentq.gateway import frames
 from agentq.gateway.frames import Frame
 from agentq.gateway.guests import Guest, Guests, Leave, may_subscribe
+from agentq.gateway.hub import Hub
 from agentq.gateway.place import Gateway
 from agentq.gateway.problems import Refused, response_of
 from agentq.gateway.subscription import Subscription
@@ -29,8 +32,10 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
     async def serve(request: Request) -> Response:
         try:
             grant, topic, since = _asked(request)
+            if request.method == "HEAD":
+                return Response(headers=HEADERS)
             signal = asyncio.Event()
-            return Stream(guests.here(grant, signal), gateway.hub.subscribe(topic, since, signal), signal)
+            return Stream(guests.here(grant, signal), gateway.hub, gateway.hub.subscribe(topic, since, signal), signal)
         except AgentqError as error:
             return response_of(error)
 
@@ -52,14 +57,20 @@ def _asked(request: Request) -> tuple[Grant, str, str | None]:
 
 
 class Stream(Response):
-    """The frames of a subscription as they come, until the client goes, is too slow or is to leave."""
+    """The frames of a subscription as they come, and how the engine stands, until the client goes, is too slow or is to
+    leave."""
 
     def __init__(
-        self, guest: contextlib.AbstractContextManager[Guest], subscription: Subscription, signal: asyncio.Event
+        self,
+        guest: contextlib.AbstractContextManager[Guest],
+        hub: Hub,
+        subscription: Subscription,
+        signal: asyncio.Event,
     ) -> None:
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
-        self._here, self._subscription, self._signal = guest, subscription, signal
+        self._here, self._hub, self._subscription, self._signal = guest, hub, subscription, signal
+        self._trouble: str | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
@@ -67,21 +78,32 @@ class Stream(Response):
         listening = asyncio.create_task(_gone(receive))
         listening.add_done_callback(lambda _: self._signal.set())
         try:
-            with self._here as guest, contextlib.closing(self._subscription) as subscription:
+            with (
+                self._here as guest,
+                contextlib.closing(self._subscription) as subscription,
+                self._hub.listening(self._signal),
+            ):
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 await self._write(b"retry: 1000\n\n")
                 while not listening.done():
                     self._signal.clear()
                     guest.check()
+                    await self._tell_state()
                     if not await self._hand_over(subscription):
                         await self._rest()
         except (Leave, Unavailable) as why:
             with contextlib.suppress(TimeoutError):
-                await self._write(f"event: end\ndata: {_line(str(why))}\n\n".encode(), more=False)
+                await self._write(_event("end", json.dumps({"op": "end", "detail": str(why)})), more=False)
         except TimeoutError:
             pass  # too slow: it comes back with the last id
         finally:
             listening.cancel()
+
+    async def _tell_state(self) -> None:
+        trouble = self._hub.trouble
+        if trouble != self._trouble:
+            self._trouble = trouble
+            await self._write(_event("state", frames.state(trouble)))
 
     async def _hand_over(self, subscription: Subscription) -> bool:
         frames = await subscription.take()
@@ -111,7 +133,11 @@ def _written(frame: Frame) -> bytes:
     """A frame as a server-sent event: an event of the log has its own kind."""
     kind, data = (frame.entry.kind, frame.entry.body) if frame.entry else (frame.op, frame.text)
     place = f"id: {frame.cursor}\n" if frame.cursor is not None else ""
-    return f"{place}event: {_line(kind)}\ndata: {_line(data)}\n\n".encode()
+    return place.encode() + _event(kind, data)
+
+
+def _event(kind: str, data: str) -> bytes:
+    return f"event: {_line(kind)}\ndata: {_line(data)}\n\n".encode()
 
 
 def _line(text: str) -> str:

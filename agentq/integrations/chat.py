@@ -81,7 +81,7 @@ class Chat:
     @property
     def roles(self) -> dict[str, tuple[str, ...]]:
         """The roles that there are, and the types of task that each takes, the usual one first."""
-        return self._requests.known(self.desk.app.agents)
+        return self._requests.known(self.desk.agents())
 
     @property
     def modes(self) -> tuple[str, ...]:

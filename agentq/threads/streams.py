@@ -39,13 +39,19 @@ class Streams:
         self._journal = journal
 
     def append(self, post: Post, offset: int, text: str, *, allow_secrets: bool = False) -> int:
-        """Append at the end of the message, which is the answer; a repeat of what stands there is none.
+        """Append at the end of the message, which is the answer; a repeat of what stands there is none, also once the
+        message has ended.
 
         Raises OffsetTaken, Conflict for a message that has ended, Invalid for a text that is too long or empty.
         """
         if not 0 < len(text) <= PIECE_LIMIT:
             raise Invalid(f"a piece has 1 to {PIECE_LIMIT} characters, this one {len(text)}", hint="Send it in parts.")
-        pieces = self._growing(post)
+        try:
+            pieces = self._growing(post)
+        except Conflict:
+            if self.text(post)[offset : offset + len(text)] == text:
+                return offset + len(text)
+            raise
         if offset + len(text) > TEXT_LIMIT:
             raise Invalid(f"a message has at most {TEXT_LIMIT} characters", hint="End it, and begin another one.")
         found = next((piece for piece in pieces if piece.offset == offset), None)

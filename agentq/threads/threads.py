@@ -239,7 +239,8 @@ class Threads:
         _check({"the reason": reason or ""}, allow_secrets=allow_secrets)
         end = self._end(self.own(thread_id, message_id, by), state, reason, by)
         if end.state != state:
-            raise Conflict(f"{message_id} is {end.state} already: {end.reason or 'so it was ended'}")
+            what = f"{message_id} is {end.state} already: {end.reason or 'so it was ended'}"
+            raise Conflict(what, hint="Leave it so, or post another message.")
         return end
 
     def fail_silent(self, thread_id: str, message_id: str) -> End | None:

@@ -28,6 +28,28 @@ def test_a_task_that_is_asked_for_is_registered_and_in_its_queue(any_served: Ser
 
 
 @pytest.mark.promise("gateway-same")
+def test_a_profile_that_was_written_since_it_began_counts(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    late = {"to": "late-worker", "type": "clean", "instructions": "Do it."}
+    assert served.post("/api/tasks", late).problem(400)
+    profile = tmp_path / "workers" / "late-worker" / "worker.toml"
+    profile.parent.mkdir(parents=True)
+    profile.write_text('agent = "late-worker"\ntypes = ["clean", "mention"]\n[runner]\ncommand = ["true"]\n')
+    (profile.parent / "prompt.md").write_text("You clean.\n")
+
+    assert served.post("/api/tasks", late).ok(201)["state"] == "pending"
+    served.post("/api/threads", {"id": "t", "title": "A thread"}).ok(201)
+    said = served.post("/api/threads/t/messages", {"text": "@late-worker hello"}).ok(201)
+    assert [ask["agent"] for ask in said["message"]["asks"]] == ["late-worker"]
+
+    profile.write_text(profile.read_text().replace("types", 'irreversible = ["clean"]\ntypes'))
+    assert served.post("/api/tasks", late).ok(201)["state"] == "pending"
+    assert [row["task_id"] for row in served.get("/api/tasks?state=approval").ok()["tasks"]]
+
+
+@pytest.mark.promise("gateway-same")
 def test_a_repeated_request_gets_the_same_task(served: Served) -> None:
     first = served.post("/api/tasks", TASK, Idempotency_Key="abc").ok(201)
     again = served.post("/api/tasks", TASK, Idempotency_Key="abc").ok(200)

@@ -49,6 +49,25 @@ def test_who_is_connected_is_told_that_it_restarts(desk: Desk) -> None:
         assert seconds < 5
 
 
+@pytest.mark.promise("gateway-ends")
+def test_who_is_still_sending_is_told_that_it_ends(desk: Desk) -> None:
+    parts = (
+        b"POST /api/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    )
+    with started(desk) as gateway:
+        assert gateway.get("/api/health").ok()
+        with socket.create_connection(("127.0.0.1", int(gateway.url.rpartition(":")[2])), 10) as connection:
+            connection.sendall(parts)
+            assert gateway.get("/api/health").ok()
+            gateway.process.send_signal(signal.SIGTERM)
+            with connection.makefile("rb") as answer:
+                said = answer.read()
+        assert gateway.end()[0] == 0
+    assert said.startswith(b"HTTP/1.1 503")
+    assert b"\r\ncontent-type: application/problem+json\r\n" in said
+    assert b"it may have been done, or not" in said
+
+
 def _read_on(line: ClientConnection) -> None:
     while True:
         line.recv(10)

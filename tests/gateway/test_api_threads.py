@@ -396,6 +396,9 @@ def test_of_two_who_append_at_one_offset_the_first_is_taken_through_whatever_gat
         append(another, message, 4, "three").ok()
         another.post(f"/api/threads/trip/messages/{message}/end", {"state": "completed"}).ok()
     assert append(any_served, message, 9, "more").problem(409)
+    assert append(any_served, message, 4, "three").ok()["offset"] == 9, "a repeat whose first answer was lost"
+    assert append(any_served, message, 4, "other").problem(409)
+    assert any_served.post(f"/api/threads/trip/messages/{message}/end", {"state": "failed"}).problem(409)["hint"]
     assert shown(any_served, message)["text"] == "one three"
 
 

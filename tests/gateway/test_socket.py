@@ -69,7 +69,23 @@ async def test_a_token_that_does_not_count_is_refused(served: Served, token: str
 async def test_who_says_something_else_first_is_refused(served: Served, first: str) -> None:
     async with unwelcomed(served.ws) as one:
         await one.connection.send(first)
-        assert (await one.closing())[0] == 4408
+        code, reason = await one.closing()
+        assert code == 4408
+        assert "the first frame is no" in reason
+
+
+async def test_a_hello_that_has_more_in_it_is_told_what(served: Served) -> None:
+    async with unwelcomed(served.ws) as one:
+        await one.say("hello", client="mine")
+        code, reason = await one.closing()
+    assert code == 4408
+    assert "client" in reason
+
+
+def test_who_comes_without_a_websocket_hears_that_it_is_one(served: Served) -> None:
+    answer = served.get("/ws")
+    assert answer.headers["upgrade"] == "websocket"
+    assert "/sse" in answer.problem(426)["hint"]
 
 
 async def test_who_says_nothing_is_not_waited_for(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
+from agentq.errors import Unavailable
 from agentq.events import Event
 from agentq.gateway import sse
 from agentq.tokens import Tokens
@@ -112,8 +113,29 @@ def test_a_revoked_token_is_cut_off(served: Served) -> None:
         assert one.answer.readline() == b""
 
 
+@pytest.mark.promise("gateway-away")
+def test_who_listens_hears_that_the_engine_is_away_and_that_it_is_back(served: Served) -> None:
+    hub = served.gateway.hub
+    with listening(served, "/events") as one:
+        one.until("caught_up")
+        for trouble, said in (
+            (Unavailable("it is away"), {"engine": "away", "detail": "it is away"}),
+            (None, {"engine": "ok"}),
+        ):
+            hub._loop.call_soon_threadsafe(hub._tell, "engine", trouble)
+            assert json.loads(one.until("state")["data"]) == {"op": "state", **said}
+
+
+def test_the_head_of_a_stream_has_an_end(served: Served) -> None:
+    asked = b"HEAD /sse?topic=/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    asked += b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    head, _, rest = served.raw(asked).partition(b"\r\n\r\n")
+    assert b"content-type: text/event-stream" in head
+    assert rest.startswith(b"HTTP/1.1 200 OK")
+
+
 def test_a_gateway_that_ends_says_so(served: Served) -> None:
     with listening(served, "/events") as one:
         one.until("caught_up")
         served.gateway.closing.set()
-        assert json.dumps(one.until("end")["data"])
+        assert "ends" in json.loads(one.until("end")["data"])["detail"]

@@ -1,6 +1,5 @@
 """The tools: what each of them does at the desk, answered as text for a model."""
 
-import asyncio
 import contextlib
 import logging
 import stat
@@ -126,9 +125,8 @@ class Toolbox:
     # ------------------------------------------------------------------ telling
 
     def agents(self) -> Agents:
-        """The agents that there are now; a profile that was written since is known from here on."""
-        self._desk.app.agents = Agents(self._desk.settings)
-        return self._desk.app.agents
+        """The agents that there are now."""
+        return self._desk.agents()
 
     def about(self, tool: Tool, agents: Agents) -> str:
         """A tool's description."""
@@ -163,7 +161,6 @@ class Toolbox:
 
     async def _submit(self, asked: arguments.Submit, _: Progress) -> Answer:
         desk = self._desk
-        await asyncio.to_thread(lambda: self.agents().profiles)
 
         def prepare(app: "App") -> "tuple[Envelope, dict[str, bytes]]":
             context = _context(app, asked.context, asked.context_file)
@@ -179,8 +176,6 @@ class Toolbox:
 
     async def _plan(self, asked: arguments.Plan, _: Progress) -> Answer:
         from agentq.plans import Planned, read_plan
-
-        await asyncio.to_thread(lambda: self.agents().profiles)
 
         def prepare(app: "App") -> Planned:
             return read_plan(
