@@ -226,6 +226,18 @@ def test_a_queue_shows_that_was_there_for_a_moment_only(ledger: Ledger) -> None:
     assert (later["depth"], later["oldest_seconds"], later["completed"]) == ([0, 0], [None, None], [5, 0])
 
 
+def test_what_cannot_start_yet_waits_in_no_queue(ledger: Ledger) -> None:
+    needs_first: dict[str, Any] = {"depends_on": ["first"]}
+    ledger.tell([*life("first", 0, 600, 1100), submitted("of-another", 0, depends_on=["never-ended"])])
+    ledger.tell([submitted("unapproved", 0, requires_approval=True), submitted("approved", 0, requires_approval=True)])
+    ledger.tell([submitted("given-up", 0, **needs_first), ended("given-up", 500, "cancelled")])
+    ledger.tell([submitted("let-go", 0, **needs_first), submitted("came-later", 1150, **needs_first)])
+    ledger.tell([event("let-go", "released", 1150), event("approved", "approved", 1150)])
+    found = over_time(ledger, START, START + 1200, 2)
+    assert found["depth"] == [1, 3]
+    assert found["oldest_seconds"] == [600, 50]
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(-3, 60)), max_size=12))
 def test_depth_and_age_over_time_are_the_most_of_every_moment(tmp_path: Path, waits: list[tuple[int, int]]) -> None:

@@ -113,10 +113,14 @@ class Wait(NamedTuple):
 _ENDED = f"""SELECT finished_at, outcome, max(first_claimed_at - {STARTABLE}, 0.0),
     max(finished_at - first_claimed_at, 0.0), cost_usd
   FROM tasks INDEXED BY by_end WHERE finished_at >= :since AND members = 0 ORDER BY finished_at"""
+_NEVER_RELEASED = """released_at IS NULL AND first_claimed_at IS NULL AND depends_on IS NOT NULL AND EXISTS (
+  SELECT 1 FROM json_each(t.depends_on) d LEFT JOIN tasks n ON n.task_id = d.value
+  WHERE n.outcome IS NULL OR n.finished_at > t.finished_at)"""
 _WAITED = f"""SELECT begin, end FROM (
-  SELECT {STARTABLE} AS begin, coalesce(first_claimed_at, finished_at, 9e99) AS end
-  FROM tasks WHERE (finished_at IS NULL OR finished_at >= :since) AND members = 0 AND created_at IS NOT NULL
-  AND (requires_approval = 0 OR approved_at IS NOT NULL)) WHERE end > max(begin, :since)"""
+  SELECT max({STARTABLE}, ifnull(approved_at, created_at)) AS begin,
+    coalesce(first_claimed_at, finished_at, 9e99) AS end
+  FROM tasks t WHERE (finished_at IS NULL OR finished_at >= :since) AND members = 0 AND created_at IS NOT NULL
+  AND (requires_approval = 0 OR approved_at IS NOT NULL) AND NOT ({_NEVER_RELEASED})) WHERE end > max(begin, :since)"""
 
 
 async def _series(call: Call) -> dict[str, Any]:
