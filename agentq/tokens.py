@@ -192,13 +192,14 @@ class Tokens:
         """What is read now, or was read by another thread since this one came; raises StoreUnavailable if it cannot
         be."""
         came = self._clock()
-        if self._lock.acquire(timeout=WAIT_SECONDS):
-            try:
-                if self._read_at < came and self._clock() - self._sought_at >= UNKNOWN_SECONDS:
-                    self._sought_at = self._clock()
-                    self._refresh()
-            finally:
-                self._lock.release()
+        if not self._lock.acquire(timeout=WAIT_SECONDS):
+            raise StoreUnavailable("the store does not say in time which tokens count", hint="Try again later.")
+        try:
+            if self._read_at < came and self._clock() - self._sought_at >= UNKNOWN_SECONDS:
+                self._sought_at = self._clock()
+                self._refresh()
+        finally:
+            self._lock.release()
         if self._trouble:
             raise self._trouble
         return self._standing()

@@ -314,6 +314,16 @@ def test_a_token_that_is_not_known_is_not_refused_while_the_store_is_away(
         tokens.grant(new)
 
 
+def test_a_token_that_is_not_known_is_not_refused_while_the_store_does_not_answer(
+    tokens: Tokens, store: Counting, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentq.tokens.WAIT_SECONDS", 0.01)
+    assert not tokens.any()
+    clock.now += FRESH_SECONDS
+    with reading(store, tokens.any), pytest.raises(StoreUnavailable, match="in time"):
+        tokens.grant(f"aqt_{'0' * 12}_{'a' * 43}")
+
+
 def test_a_store_that_is_away_from_the_start_lets_nobody_in(tokens: Tokens, store: Counting) -> None:
     store.away = True
     for ask in (tokens.any, lambda: tokens.grant("x"), lambda: tokens.holds(Grant("coordinator", frozenset()))):

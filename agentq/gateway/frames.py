@@ -7,7 +7,7 @@ from typing import Any
 from agentq.gateway.entries import Entry
 
 
-def state(trouble: str | None) -> str:
+def state_frame(trouble: str | None) -> str:
     """The frame that says how the engine stands, as JSON."""
     return json.dumps({"op": "state", **({"engine": "away", "detail": trouble} if trouble else {"engine": "ok"})})
 

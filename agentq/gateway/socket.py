@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from agentq.errors import AgentqError, Invalid, Unavailable
-from agentq.gateway import frames
+from agentq.gateway.frames import state_frame
 from agentq.gateway.guests import Guest, Guests, Leave, may_subscribe
 from agentq.gateway.place import NOBODY_KNOWS, Gateway
 from agentq.gateway.problems import Refused, problem_of, response_of
@@ -241,7 +241,7 @@ class Connection:
         trouble = self._hub.trouble
         if trouble != self._trouble:
             self._trouble = trouble
-            await self._send(frames.state(trouble))
+            await self._send(state_frame(trouble))
 
     async def _beat(self) -> None:
         await self._send(json.dumps({"op": "heartbeat", "at": utc_now().isoformat()}))

@@ -10,8 +10,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from agentq.errors import AgentqError, Invalid, Unavailable
-from agentq.gateway import frames
-from agentq.gateway.frames import Frame
+from agentq.gateway.frames import Frame, state_frame
 from agentq.gateway.guests import Guest, Guests, Leave, may_subscribe
 from agentq.gateway.hub import Hub
 from agentq.gateway.place import Gateway
@@ -103,7 +102,7 @@ class Stream(Response):
         trouble = self._hub.trouble
         if trouble != self._trouble:
             self._trouble = trouble
-            await self._write(_event("state", frames.state(trouble)))
+            await self._write(_event("state", state_frame(trouble)))
 
     async def _hand_over(self, subscription: Subscription) -> bool:
         frames = await subscription.take()
