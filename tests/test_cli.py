@@ -727,12 +727,13 @@ def test_ctrl_c_is_quiet_whatever_it_breaks_off(desk: Desk) -> None:
 
 
 BETWEEN_STEPS = """
-import asyncio, os, signal
+import asyncio, os, signal, time
 from agentq import cli
 
 async def steps():
     try:
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep({blocking})
         print("a step is not broken off")
         await asyncio.sleep({seconds})
         print("another one")
@@ -752,10 +753,19 @@ cli.main()
 @pytest.mark.parametrize("seconds", [60, 0])
 def test_ctrl_c_breaks_off_no_step_of_an_event_loop(desk: Desk, seconds: int) -> None:
     """A pool of threads that was broken off as it started one started a second: both used one connection, and died."""
-    command = [sys.executable, "-c", BETWEEN_STEPS.format(seconds=seconds)]
-    done = subprocess.run(command, env=desk.environment, capture_output=True, timeout=30, text=True)
+    done = _between_steps(desk, seconds=seconds, blocking=0.1)
     assert (done.returncode, done.stderr) == (130, "")
     assert done.stdout == "a step is not broken off\nall is let go of\n"
+
+
+def test_ctrl_c_does_not_wait_for_a_step_that_hangs(desk: Desk) -> None:
+    done = _between_steps(desk, seconds=0, blocking=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "all is let go of\n", "")
+
+
+def _between_steps(desk: Desk, **given: float) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", BETWEEN_STEPS.format(**given)]
+    return subprocess.run(command, env=desk.environment, capture_output=True, timeout=30, text=True)
 
 
 def _until_it_sleeps(pid: int) -> None:

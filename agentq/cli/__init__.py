@@ -61,6 +61,10 @@ COMMANDS = {
 }
 
 
+STEP_SECONDS = 1.0
+"""How long a step of an event loop may go on after Ctrl-C: longer ones wait for a disk or a server."""
+
+
 class Commands(TyperGroup):
     """The group of all commands; importing one is put off until it is called."""
 
@@ -136,9 +140,21 @@ def _interrupt(interrupts: list[int], number: int, _: object) -> None:
     sys.unraisablehook = lambda _: None
     loop = _running_loop()
     if loop and len(interrupts) == 1:  # between two steps: inside one it may leave a pool with a thread it knows not of
-        loop.call_soon_threadsafe(sys.exit, ExitCode.INTERRUPTED)
+        leaving = loop.call_soon_threadsafe(_leave)
+        signal.signal(signal.SIGALRM, functools.partial(_break_off, leaving))
+        signal.setitimer(signal.ITIMER_REAL, STEP_SECONDS)
     else:
         sys.exit(ExitCode.INTERRUPTED)
+
+
+def _leave() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    sys.exit(ExitCode.INTERRUPTED)
+
+
+def _break_off(leaving: Any, *_: object) -> None:
+    leaving.cancel()
+    sys.exit(ExitCode.INTERRUPTED)
 
 
 def _running_loop() -> Any:
