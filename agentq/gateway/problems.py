@@ -1,6 +1,7 @@
 """What went wrong as application/problem+json (RFC 9457): a status for each kind of error, nothing of our insides."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -59,8 +60,32 @@ _EXIT_CODES = {
     503: ExitCode.UNAVAILABLE,
 }
 """What a refusal with that status ends a command with, for which any other is bad input."""
-_WORDS = (("--allow-secrets", '"allow_secrets": true'),)
-"""What the commands call something, and what it is called here."""
+_ID = "([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?)"
+
+
+def _topics(found: re.Match[str]) -> str:
+    return "subscribe to " + " and ".join(f"/tasks/{task_id}" for task_id in found[1].split())
+
+
+_WORDS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    ("--allow-secrets", '"allow_secrets": true'),
+    ("repeat the command with --id", 'repeat the request with "id":'),
+    ("Repeat the command with --store", "Ask a gateway that serves"),
+    (f"agentq status {_ID}", r"GET /api/tasks/\1"),
+    (f"agentq (why|result) {_ID}", r"GET /api/tasks/\2/\1"),
+    (f"agentq wait ({_ID}(?: {_ID})*)", _topics),
+    (f"agentq cancel {_ID} --reason …", r"POST /api/tasks/\1/cancel"),
+    ("agentq retry", "POST /api/tasks/{task_id}/retry"),
+    ("agentq submit --help", "/openapi.json"),
+    ("agentq submit --id", "POST /api/tasks"),
+    ("agentq plan submit --id", "POST /api/plans"),
+    ("agentq list", "GET /api/tasks"),
+    ("agentq thread list", "GET /api/threads"),
+    (f"agentq thread show {_ID}", r"GET /api/threads/\1"),
+    ("agentq dlq show", "GET /api/dead-letters"),
+    (r"--(id|after)\b", r'"\1"'),
+)
+"""What the commands call something, and what it is called here; other commands are for where the gateway runs."""
 SLUGS = (*(slug for _, _, slug in _STATUSES), "bug")
 
 
@@ -99,7 +124,7 @@ def problem_of(error: Exception) -> dict[str, Any]:
 
 def _problem(type_: str, status: int, detail: str, hint: str, exit_code: int) -> dict[str, Any]:
     for said, meant in _WORDS:
-        detail, hint = detail.replace(said, meant), hint.replace(said, meant)
+        detail, hint = re.sub(said, meant, detail), re.sub(said, meant, hint)
     title = "nothing yet" if type_ == "urn:agentq:nothing-yet" else TITLES.get(status, "refused")
     return {
         "type": type_,

@@ -200,7 +200,5 @@ class Ledger:
     def _place(self, task_id: str) -> int:
         found = self.query("SELECT id FROM tasks WHERE task_id = ?", (task_id,))
         if not found:
-            raise NotFound(
-                f"the ledger knows no task {task_id}", hint="Give --before an id that `agentq list` printed."
-            )
+            raise NotFound(f"the ledger knows no task {task_id}", hint="Go on below a task that is in the list.")
         return int(found[0]["id"])

@@ -44,7 +44,7 @@ class Filter:
         if self.text is not None and not re.search(r"[^\W_]", self.text):
             raise Invalid(f"there is no word in {self.text!r}", hint="Search for words, or parts of an id.")
         if self.since is not None and self.until is not None and self.since > self.until:
-            raise Invalid("the time asked for ends before it begins", hint="Exchange --since and --until.")
+            raise Invalid("the time asked for ends before it begins", hint="Exchange its beginning and its end.")
 
     @property
     def words(self) -> frozenset[str]:

@@ -6,14 +6,23 @@ from pathlib import Path
 
 import pytest
 
+from agentq.errors import Conflict, EngineUnavailable, EvidenceError
 from agentq.gateway import blocks, chronicle
 from agentq.gateway.blocks import BLOCK
+from agentq.gateway.problems import problem_of
 from tests import tales
 from tests.daemons.harness import until
 from tests.desk import Desk
 from tests.gateway.serving import Served
 
 TASK = {"to": "implementation-worker", "type": "implementation", "instructions": "Do it."}
+PLAN = """plan: report
+description: What it would cost.
+defaults: {to: review-worker, type: research}
+tasks:
+  cost: {instructions: Find the costs.}
+  sum: {needs: [cost], instructions: Sum it up.}
+"""
 
 
 @pytest.mark.promise("gateway-same")
@@ -267,16 +276,8 @@ def test_cancelling_and_asking_again(served: Served) -> None:
 
 
 def test_a_plan(served: Served) -> None:
-    text = """
-plan: report
-description: What it would cost.
-defaults: {to: review-worker, type: research}
-tasks:
-  cost: {instructions: Find the costs.}
-  sum: {needs: [cost], instructions: Sum it up.}
-"""
-    assert served.post("/api/plans", {"plan": text}).ok(201) == {"task_id": "report", "new": True, "state": "pending"}
-    assert not served.post("/api/plans", {"plan": text}).ok(200)["new"]
+    assert served.post("/api/plans", {"plan": PLAN}).ok(201) == {"task_id": "report", "new": True, "state": "pending"}
+    assert not served.post("/api/plans", {"plan": PLAN}).ok(200)["new"]
     shown = served.get("/api/plans/report").ok()
     assert shown["description"] == "What it would cost."
     assert [(task["task_id"], task["state"], task["needs"]) for task in shown["tasks"]] == [
@@ -421,6 +422,62 @@ def test_lists_are_filtered_and_go_on(served: Served) -> None:
     assert served.get("/api/tasks?text=fix-0").ok()["tasks"][0]["state"] == "cancelled"
     for wrong in ("state=odd", "limit=0", "limit=x", "since=yesterday", "nothing=1", "agent=a&agent=b", "text=--"):
         assert served.get(f"/api/tasks?{wrong}").problem(400)["hint"]
+
+
+def test_hints_name_what_a_client_of_the_api_can_do(served: Served) -> None:
+    risky, approving = {"requires_approval": True}, {"digest": "0" * 12}
+    for name, more in {"one": {}, "two": {}, "risky": risky, "later": risky | {"after": ["one", "two"]}}.items():
+        served.post("/api/tasks", TASK | {"id": name} | more).ok(201)
+    served.desk.finish(served.desk.task("--id", "done"))
+    served.post("/api/tasks", TASK | {"id": "lost"}).ok(201)
+    served.post("/api/tasks", TASK | {"id": "waiting", "after": ["lost"]}).ok(201)
+    served.post("/api/tasks/lost/cancel").ok()
+    served.post("/api/tasks", TASK | {"id": "loop", "review_by": "review-worker"}).ok(201)
+    served.post("/api/plans", {"plan": PLAN}).ok(201)
+    for group in ("loop", "report"):
+        served.post(f"/api/tasks/{group}/cancel").ok()
+    served.post("/api/threads", {"title": "A trip", "id": "trip"}).ok(201)
+    served.desk.bury(served.desk.envelope("one").model_copy(update={"instructions": "Something else."}))
+    [letter] = served.get("/api/dead-letters").ok()["dead_letters"]
+
+    hints = {
+        "GET /api/tasks?before=nope": "Go on below a task that is in the list.",
+        "GET /api/tasks?since=1h&until=2h": "Exchange its beginning and its end.",
+        "GET /api/tasks/one/result": "Wait for it: subscribe to /tasks/one",
+        "GET /api/threads/nope": "See: GET /api/threads",
+        "POST /api/threads/trip/messages/m/end": "See: GET /api/threads/trip",
+        "POST /api/tasks/risky/approve": "Look at it again: GET /api/tasks/risky/why",
+        "POST /api/tasks/later/approve": "Approve it when they have ended: subscribe to /tasks/one and /tasks/two",
+        "POST /api/tasks/one/approve": "See what it waits for: GET /api/tasks/one/why",
+        "POST /api/tasks/done/approve": "See: GET /api/tasks/done/result",
+        "POST /api/tasks/done/cancel": "Its result stands: GET /api/tasks/done/result",
+        "POST /api/tasks/one/retry": "See: GET /api/tasks/one",
+        "POST /api/tasks/waiting/retry": 'Retry lost first, then submit this one anew with "after" its new id.',
+        "POST /api/tasks/loop/retry": "Submit it again under another id: POST /api/tasks.",
+        "POST /api/tasks/report/retry": "Submit its file under another id: POST /api/plans.",
+        f"POST /api/dead-letters/{letter['id']}/retry": "Submit it under another id: GET /api/dead-letters prints its"
+        " body.",
+    }
+    bodies = {"approve": approving, "end": {"state": "completed"}}
+    for request, hint in hints.items():
+        method, path = request.split()
+        body = None if method == "GET" else bodies.get(path.rpartition("/")[2], {})
+        assert served.request(method, path, body).json["hint"] == hint, request
+    unnamed = served.post("/api/plans", {"plan": PLAN.replace("plan: report\n", "")}).problem(400)
+    assert unnamed["hint"] == 'Write `plan: ID` at the top, or give "id".'
+    odd = served.post("/api/plans", {"plan": PLAN.replace("to: review-worker", "to: review-worker, priority: odd")})
+    assert odd.problem(400)["hint"] == "See: /openapi.json"
+
+
+def test_a_hint_that_names_an_option_names_the_field() -> None:
+    again = EngineUnavailable("it is away", hint="Nothing is lost: repeat the command with --id a.1, or wait.")
+    moved = Conflict("a was moved", hint="Repeat the command with --store s3://b/x")
+    gone = EvidenceError("it was collected", hint="Its summary is kept: agentq result a.1. Or submit it: agentq retry.")
+
+    assert problem_of(again)["hint"] == 'Nothing is lost: repeat the request with "id": a.1, or wait.'
+    assert problem_of(moved)["hint"] == "Ask a gateway that serves s3://b/x"
+    kept = "Its summary is kept: GET /api/tasks/a.1/result. Or submit it: POST /api/tasks/{task_id}/retry."
+    assert problem_of(gone)["hint"] == kept
 
 
 def test_metrics_health_and_who_i_am(served: Served) -> None:
