@@ -77,20 +77,27 @@ class Observer:
         return ledger
 
     def caught_up_ledger(
-        self, say: Callable[[str], object], progress: Callable[[int], object] = lambda _: None
+        self,
+        say: Callable[[str], object],
+        progress: Callable[[int], object] = lambda _: None,
+        *,
+        partly: bool = False,
     ) -> "Ledger":
         """The ledger, caught up with the log; says when the log could not be read, or when a part of it was gone.
 
-        `progress` is called with the number of events that have come so far. Raises Unavailable for the file.
+        `progress` is called with the number of events that have come so far. Raises Unavailable for the file, and for
+        a log that has never been read whole, unless whoever asks can do with a part of it.
         """
         from agentq.ledger import Damaged
 
         try:
-            return self._caught_up(self.ledger(say), say, progress)
+            return self._caught_up(self.ledger(say), say, progress, partly=partly)
         except Damaged:
-            return self._caught_up(self.ledger(say, damaged=True), say, progress)
+            return self._caught_up(self.ledger(say, damaged=True), say, progress, partly=partly)
 
-    def _caught_up(self, ledger: "Ledger", say: Callable[[str], object], progress: Callable[[int], object]) -> "Ledger":
+    def _caught_up(
+        self, ledger: "Ledger", say: Callable[[str], object], progress: Callable[[int], object], *, partly: bool
+    ) -> "Ledger":
         import asyncio
 
         from agentq.ledger import catch_up
@@ -103,6 +110,9 @@ class Observer:
             if asyncio.run(read()):
                 say("part of the log was gone before it was read (retention); to fill it in: agentq ledger rebuild")
         except EngineUnavailable as error:
+            if not (partly or ledger.as_of):
+                ledger.close()
+                raise EngineUnavailable(f"the log cannot be read, and never was: {error}", hint=error.hint) from error
             as_of = f"{ledger.as_of:%Y-%m-%d %H:%M:%SZ}" if ledger.as_of else "an unknown time"
             say(f"the log cannot be read, this is as of {as_of} ({error})")
         return ledger

@@ -164,6 +164,23 @@ def test_with_the_engine_away_the_list_is_as_it_was_and_says_so(desk: Desk) -> N
     assert desk.json("list", "--cached")["as_of"]
 
 
+@pytest.mark.promise("ledger-stale")
+@pytest.mark.parametrize("command", [("list",), ("list", "--json"), ("stats",), ("workers",), ("top", "--once")])
+def test_with_the_engine_away_that_was_never_read_nothing_is_told(desk: Desk, command: tuple[str, ...]) -> None:
+    done = desk.run(*command, "--broker", NOWHERE)
+    assert (done.code, done.out) == (6, "")
+    assert "the log cannot be read, and never was: " in done.err
+    assert "no tasks" not in done.err
+
+
+def test_with_the_engine_away_that_was_never_read_a_task_is_told_of_by_its_papers(desk: Desk) -> None:
+    task_id = desk.task()
+    for command in ("history", "tree"):
+        done = desk.run(command, task_id, "--broker", NOWHERE)
+        assert (done.code, task_id in done.out) == (0, True)
+        assert "the log cannot be read, this is as of an unknown time" in done.err
+
+
 # ---------------------------------------------------------------------- history and tree
 
 

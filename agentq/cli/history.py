@@ -25,7 +25,7 @@ def history(
     from agentq.observer import Observer
 
     app = Observer.load(broker=broker, store=store)
-    with ledger_of(app, cached=cached) as ledger:
+    with ledger_of(app, cached=cached, partly=True) as ledger:
         row, timeline, as_of = known_task(app, ledger, task_id), Timeline.of(ledger.events(task_id)), ledger.as_of
     if json:
         echo_json({"task": plain(row), **_plain(timeline), "as_of": as_of and as_of.isoformat()})

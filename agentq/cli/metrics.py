@@ -39,7 +39,7 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.OK))
     app, registry = App.load(broker=broker), CollectorRegistry()
     with logs.last_words(log_format), serving(registry, address, port) as chosen:
-        ledger_of(app).close()
+        ledger_of(app, partly=True).close()
         registry.register(app.exporter())
         tell(f"serving metrics at http://{place(address, chosen)}/metrics")
         threading.Event().wait()

@@ -26,12 +26,15 @@ PATIENCE = 0.5
 Cached = Annotated[bool, typer.Option("--cached", help="Answer from the ledger as it is, without reading the log.")]
 
 
-def ledger_of(app: "Observer", *, cached: bool = False) -> "Ledger":
-    """The ledger, caught up with the log unless that is not wanted; a long reading shows on a terminal."""
+def ledger_of(app: "Observer", *, cached: bool = False, partly: bool = False) -> "Ledger":
+    """The ledger, caught up with the log unless that is not wanted; a long reading shows on a terminal.
+
+    Raises Unavailable for a log that has never been read whole, unless whoever asks can do with a part of it.
+    """
     if cached:
         return app.ledger(say)
     with counting("reading the log", "events") as progress:
-        return app.caught_up_ledger(say, progress)
+        return app.caught_up_ledger(say, progress, partly=partly)
 
 
 @contextlib.contextmanager

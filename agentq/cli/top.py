@@ -57,9 +57,10 @@ def top(
     if pause < SHORTEST:
         raise Invalid(f"--interval {interval} is too short", hint=f"{SHORTEST:g} is the least.")
     app = Observer.load(broker=broker)
-    with ledger_of(app) as ledger:
+    is_live = not once and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    with ledger_of(app, partly=is_live) as ledger:
         state = _State(app, ledger)
-        if once or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        if not is_live:
             state.print()
         else:
             asyncio.run(_Screen(app, state, pause).run())

@@ -30,7 +30,7 @@ def tree(
     from agentq.observer import Observer
 
     app = Observer.load(broker=broker, store=store)
-    with ledger_of(app, cached=cached) as ledger:
+    with ledger_of(app, cached=cached, partly=True) as ledger:
         known_task(app, ledger, task_id)
         root = tree(ledger, task_id, depth=depth, width=width)
     if json:

@@ -83,7 +83,7 @@ def watch(
         )
     app = App.load(broker=broker, store=store)
     printer = _Printer(json=json)
-    with ledger_of(app) as ledger:
+    with ledger_of(app, partly=True) as ledger:
         if ids:
             _watch_tasks(app, ledger, list(dict.fromkeys(ids)), printer, with_output=not no_output)
         else:
