@@ -111,6 +111,7 @@ def test_the_list_as_json_is_read_page_by_page(desk: Desk) -> None:
     ("flags", "code", "says"),
     [
         (("--state", "done"), 3, "One of: pending, processing"),
+        (("--state", ""), 3, "One of: pending, processing"),
         (("--since", "yesterday"), 3, "24h"),
         (("--until", "24h", "--since", "1h"), 3, "ends before it begins"),
         (("--text", "--"), 3, "no word"),

@@ -39,7 +39,7 @@ class Filter:
     plans: bool = False
 
     def __post_init__(self) -> None:
-        if unknown := next((word for word in self.states if word not in STATE_WORDS), None):
+        if (unknown := next((word for word in self.states if word not in STATE_WORDS), None)) is not None:
             raise Invalid(f"{unknown!r} is no state", hint=f"One of: {', '.join(STATE_WORDS)}.")
         if self.text is not None and not re.search(r"[^\W_]", self.text):
             raise Invalid(f"there is no word in {self.text!r}", hint="Search for words, or parts of an id.")

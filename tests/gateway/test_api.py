@@ -420,7 +420,16 @@ def test_lists_are_filtered_and_go_on(served: Served) -> None:
     odd = served.get("/api/tasks?label=odd%3D1&state=open&state=ended").ok()["tasks"]
     assert [row["task_id"] for row in odd] == ["fix-3", "fix-1"]
     assert served.get("/api/tasks?text=fix-0").ok()["tasks"][0]["state"] == "cancelled"
-    for wrong in ("state=odd", "limit=0", "limit=x", "since=yesterday", "nothing=1", "agent=a&agent=b", "text=--"):
+    for wrong in (
+        "state=odd",
+        "state=",
+        "limit=0",
+        "limit=x",
+        "since=yesterday",
+        "nothing=1",
+        "agent=a&agent=b",
+        "text=--",
+    ):
         assert served.get(f"/api/tasks?{wrong}").problem(400)["hint"]
 
 
