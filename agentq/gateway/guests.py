@@ -50,6 +50,7 @@ class Guests:
         self._gateway = gateway
         self._here: set[Guest] = set()
         self._looking: asyncio.Task[None] | None = None
+        self._is_known = True
 
     @contextlib.contextmanager
     def here(self, grant: Grant, signal: asyncio.Event) -> Iterator[Guest]:
@@ -80,8 +81,13 @@ class Guests:
         try:
             gone = await asyncio.to_thread(self._revoked, grants)
         except AgentqError as error:  # who could revoke one cannot reach the store either
-            LOG.warning("gateway: nobody knows which tokens count: %s", error)
+            if self._is_known:
+                LOG.warning("gateway: nobody knows which tokens count: %s", error)
+            self._is_known = False
             return
+        if not self._is_known:
+            LOG.warning("gateway: it is known again which tokens count")
+        self._is_known = True
         for guest in self._here:
             if guest.grant in gone:
                 guest.show_out(*REVOKED)

@@ -17,6 +17,7 @@ from agentq.gateway import guests, socket, subscription, wire
 from agentq.gateway.place import NOBODY_KNOWS, Gateway
 from agentq.tokens import Tokens
 from tests import tales
+from tests.daemons.harness import until
 from tests.gateway.ears import PATIENCE, Ear, ear, unwelcomed
 from tests.gateway.serving import Served
 
@@ -284,6 +285,27 @@ async def test_the_first_token_cuts_off_who_brought_none(served: Served) -> None
     async with ear(served.ws) as one:
         Tokens(served.desk.store).new("ann", ["observer"])
         assert (await one.closing(SOON))[0] == 4401
+
+
+async def test_that_nobody_knows_which_tokens_count_is_logged_once_and_once_that_it_is_over(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "agentq")
+    monkeypatch.setattr(guests, "LOOK_SECONDS", 0.01)
+    looked = 0
+
+    def away(*_: object) -> bool:
+        nonlocal looked
+        looked += 1
+        raise StoreUnavailable("the store is away")
+
+    async with ear(served.ws):
+        with monkeypatch.context() as patched:
+            patched.setattr(Tokens, "holds", away)
+            await asyncio.to_thread(until, lambda: looked > 3, "it to look again")
+        lines = ["nobody knows which tokens count: the store is away", "it is known again which tokens count"]
+        await asyncio.to_thread(until, lambda: lines[1] in caplog.text, "it to be over")
+    assert [record.message for record in caplog.records] == [f"gateway: {line}" for line in lines]
 
 
 async def test_a_gateway_that_ends_says_so(served: Served) -> None:
