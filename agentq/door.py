@@ -12,12 +12,12 @@ from agentq.errors import Invalid, Unavailable
 SHORTEST_TOKEN = 16
 
 
-def place_of(flag: str, where: str) -> tuple[str, int]:
-    """The host and the port that a flag names as HOST:PORT; raises Invalid."""
+def place_of(flag: str, where: str, such_as: str) -> tuple[str, int]:
+    """The host and the port that a flag names as HOST:PORT; raises Invalid, with an example."""
     host, colon, port = where.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise Invalid(f"{flag} {where!r} is no place to serve", hint="Write HOST:PORT, such as 127.0.0.1:8765.")
+        raise Invalid(f"{flag} {where!r} is no place to serve", hint=f"Write HOST:PORT, such as {such_as}.")
     return host, int(port)
 
 

@@ -13,6 +13,8 @@ from agentq.errors import Invalid, Unavailable
 
 app = command()
 
+LISTEN = "127.0.0.1:8420"
+
 Listen = Annotated[
     str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 chooses one. Off this machine: with tokens.")
 ]
@@ -33,7 +35,7 @@ Key = Annotated[Path | None, typer.Option(metavar="FILE", help="And its key.", s
 
 @app.command()
 def serve(
-    listen: Listen = "127.0.0.1:8420",
+    listen: Listen = LISTEN,
     allow_host: AllowHosts = None,
     cert: Cert = None,
     key: Key = None,
@@ -54,7 +56,7 @@ def serve(
         logging.getLogger(talkative).setLevel(logging.CRITICAL)
     tell = say if log_format == "text" else logging.getLogger("agentq").info
     with logs.last_words(log_format):
-        host, port = place_of("--listen", listen)
+        host, port = place_of("--listen", listen, LISTEN)
         tls = _tls(cert, key)
         desk = Desk.load(broker=broker, store=store, coordinator=sender)
         with suppress(Unavailable):  # which it may be again

@@ -20,7 +20,7 @@ class Door:
     @classmethod
     def at(cls, where: str, token_file: str | None) -> "Door":
         """The door that is asked for; raises Invalid for one that is open to others without a token."""
-        host, port = place_of("--http", where)
+        host, port = place_of("--http", where, "127.0.0.1:8765")
         token = secret(token_file, TOKEN)
         if token is None and not is_loopback(host):
             raise Invalid(
