@@ -3,13 +3,16 @@
 import contextlib
 import ipaddress
 import os
+import re
 import socket
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from agentq.errors import Invalid, Unavailable
 
 SHORTEST_TOKEN = 16
+_NAME = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?")
 
 
 def place_of(flag: str, where: str, such_as: str) -> tuple[str, int]:
@@ -19,6 +22,18 @@ def place_of(flag: str, where: str, such_as: str) -> tuple[str, int]:
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise Invalid(f"{flag} {where!r} is no place to serve", hint=f"Write HOST:PORT, such as {such_as}.")
     return host, int(port)
+
+
+def names_in(flag: str, given: Iterable[str] | None) -> tuple[str, ...]:
+    """The names that a flag gives as a `Host` has them, each with a port or without; raises Invalid."""
+    names = tuple(given or ())
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise Invalid(
+                f"{flag} {name!r} is no host name",
+                hint="Write what stands in a URL between // and the next /, such as agentq.example.com.",
+            )
+    return names
 
 
 def is_loopback(host: str) -> bool:

@@ -66,13 +66,14 @@ def mcp(
 
             serve(desk)
         else:
+            from agentq.door import names_in
             from agentq.integrations.mcp.door import Door
 
-            door = Door.at(http, token_file)
+            door, names = Door.at(http, token_file), names_in("--allow-host", allow_host)
             listening = door.listen()  # what cannot be had is told before all else is imported
             from agentq.integrations.mcp.http import serve as serve_http
 
-            serve_http(desk, door, listening, names=allow_host or (), say=say)
+            serve_http(desk, door, listening, names=names, say=say)
     finally:
         desk.close()
 

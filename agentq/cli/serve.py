@@ -49,7 +49,7 @@ def serve(
     from agentq import logs
     from agentq.desk import Desk
     from agentq.door import listen as listen_at
-    from agentq.door import place_of
+    from agentq.door import names_in, place_of
 
     logs.set_up(log_format)
     for talkative in ("uvicorn", "websockets"):
@@ -57,7 +57,7 @@ def serve(
     tell = say if log_format == "text" else logging.getLogger("agentq").info
     with logs.last_words(log_format):
         host, port = place_of("--listen", listen, LISTEN)
-        tls = _tls(cert, key)
+        names, tls = names_in("--allow-host", allow_host), _tls(cert, key)
         desk = Desk.load(broker=broker, store=store, coordinator=sender)
         with suppress(Unavailable):  # which it may be again
             desk.app.store  # noqa: B018 - one that can be none is told now
@@ -69,7 +69,7 @@ def serve(
             files = Tls(*tls) if tls else None
             if files:
                 files.check()
-            serve_on(desk, host, listening, more_names=tuple(allow_host or ()), tls=files, say=tell)
+            serve_on(desk, host, listening, more_names=names, tls=files, say=tell)
         finally:
             listening.close()
             desk.close()

@@ -96,6 +96,7 @@ def test_it_serves_tls(desk: Desk, tmp_path: Path) -> None:
     [
         (("--listen", "0.0.0.0:0"), 3, "agentq token new"),
         (("--allow-host", "gate.example.com"), 3, "agentq token new"),
+        (("--allow-host", "http://gate.example.com"), 3, "is no host name"),
         (("--listen", "8420"), 3, "HOST:PORT, such as 127.0.0.1:8420."),
         (("--cert", "cert.pem"), 3, "--key"),
         (("--cert", "none.pem", "--key", "none.pem"), 3, "PEM"),

@@ -16,7 +16,8 @@ from starlette.types import Message, Receive, Scope, Send
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from agentq.errors import ExitCode, StoreUnavailable
+from agentq.door import names_in
+from agentq.errors import ExitCode, Invalid, StoreUnavailable
 from agentq.gateway import answering, guard, server
 from agentq.gateway.app import operations
 from agentq.gateway.guard import Guard, Names
@@ -100,6 +101,15 @@ def test_names() -> None:
     assert own.let_in("https://gate.example.com:8443", "gate.example.com:8443")
     assert not own.let_in("https://gate.example.com", "10.0.0.7:8420")
     assert not own.let_in("http://localhost:3000", "localhost:8420")
+
+
+def test_what_is_no_name_is_refused() -> None:
+    names = ("gate.example.com", "a_b:8443", "10.0.0.7", "[::1]:80", "xn--bcher-kva.example")
+    assert names_in("--allow-host", names) == names
+    assert names_in("--allow-host", None) == ()
+    for wrong in ("", "http://x", "a/b", "a b", "*.example.com", "a:", ":80", "a:b", "::1", "bücher.example", "x\n"):
+        with pytest.raises(Invalid, match="is no host name"):
+            names_in("--allow-host", ("localhost", wrong))
 
 
 # ---------------------------------------------------------------------- tokens and roles

@@ -127,6 +127,7 @@ def test_it_is_not_open_to_others_without_a_token(desk: Desk) -> None:
             (("192.0.2.1:0",), 3, "there is no token"),
             (("8080",), 3, "is no place to serve"),
             (("127.0.0.1:port",), 3, "is no place to serve"),
+            (("127.0.0.1:0", "--allow-host", "http://x"), 3, "is no host name"),
             (("127.0.0.1:0", "--token-file", "missing"), 3, "cannot be read"),
             (("127.0.0.1:0", "--token-file", "open"), 3, "others may read open"),
             (("127.0.0.1:0", "--token-file", "short"), 3, "the token in short is none"),
