@@ -85,6 +85,9 @@ def serve(
     with listening:
         names = Names.of(host, more_names)
         gateway = make_gateway(desk, names, is_local=is_loopback(host) and names.are_local)
+        if tls is None and not is_loopback(host):
+            hint = "give --cert and --key, or let a proxy that speaks TLS stand before it"
+            log.warning("%s is served without TLS: tokens can be read on their way (%s)", host, hint)
         where = f"{'https' if tls else 'http'}://{in_url(host)}:{listening.getsockname()[1]}"
         server = Server(config_of(gateway, names, tls), gateway, partial(say, f"serving {where}"))
         code = asyncio.run(server.run_on(listening))

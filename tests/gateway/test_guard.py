@@ -7,23 +7,26 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 from urllib.parse import urlsplit
 
 import pytest
 import trustme
+import uvicorn
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from agentq.door import names_in
+from agentq import desk as resident
+from agentq.door import listen, names_in
 from agentq.errors import ExitCode, Invalid, StoreUnavailable
 from agentq.gateway import answering, guard, server
 from agentq.gateway.app import operations
 from agentq.gateway.guard import Guard, Names
 from agentq.gateway.operations import Operation
 from agentq.gateway.problems import Refused, problem_of
-from agentq.tokens import ROLES, Role
+from agentq.tokens import ROLES, Role, Tokens
 from tests.desk import Desk
 from tests.gateway.serving import Client, Served, serving
 from tests.store_gateways import client
@@ -81,11 +84,31 @@ def test_a_name_that_clients_use_is_said(desk: Desk) -> None:
 
 @contextlib.contextmanager
 def _with_token(desk: Desk) -> Iterator[tuple[Served, Client]]:
-    from agentq.tokens import Tokens
-
     text, _ = Tokens(desk.store).new("ann", ["observer"])
     with serving(desk, names=("gate.example.com",), is_local=False) as gateway:
         yield gateway, gateway.bringing(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "with_tls", "is_told"), [("0.0.0.0", False, True), ("0.0.0.0", True, False), ("127.0.0.1", False, False)]
+)
+def test_that_tokens_can_be_read_on_their_way_is_told(
+    desk: Desk,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    host: str,
+    with_tls: bool,
+    is_told: bool,
+) -> None:
+    Tokens(desk.store).new("ann", ["observer"])
+    monkeypatch.setattr(server.Server, "run_on", AsyncMock(return_value=0))
+    monkeypatch.setattr(server, "config_of", lambda *_: uvicorn.Config(""))
+    tls = server.Tls(Path("cert.pem"), Path("key.pem")) if with_tls else None
+
+    server.serve(resident.Desk(desk.app().settings), host, listen("127.0.0.1", 0), tls=tls, say=print)
+
+    told = "without TLS: tokens can be read on their way (give --cert and --key"
+    assert [told in record.message for record in caplog.records] == [True] * is_told
 
 
 def test_names() -> None:
