@@ -12,6 +12,8 @@ from tests.browser.line import Line
 from tests.browser.place import Place, Served, decides
 from tests.browser.sight import Sight
 
+AWAY = "The gateway does not answer"
+UNKNOWN = "It is not known whether this was done."
 Look = Callable[..., Sight]
 WORDS = 60
 TALE = " ".join(f"word{number}" for number in range(WORDS))
@@ -128,3 +130,57 @@ def test_what_cannot_be_posted_stays_in_the_field_and_is_posted_once(place: Plac
     sight.reads(sight.page.locator("li.message.is-person .prose"), "Nobody hears me.")
     assert len(again.call("GET", f"/api/threads/{thread}")["messages"]) == 1
     assert sight.page.evaluate("sessionStorage.length") == 0
+
+
+def test_what_a_person_did_while_the_gateway_was_away_is_not_said_to_be_asked_again(
+    place: Place, gateway: Served, look: Look
+) -> None:
+    place.agent("alice", "exit 1")
+    asked = {"to": "alice", "type": "work", "instructions": "Do it.", "id": "asks", "requires_approval": True}
+    gateway.call("POST", "/api/tasks", asked)
+    with Line(gateway.port) as line:
+        served = Served(place, gateway.process, f"http://127.0.0.1:{line.port}")
+        thread, task = look(served, f"#/threads/{gateway.thread()}"), look(served, "#/tasks/asks")
+        field, problem = thread.page.get_by_label("Message", exact=True), thread.page.locator(".composer .problem")
+        thread.see(field)
+        approve = task.page.get_by_role("button", name="Approve exactly this")
+        task.see(approve)
+        thread.tolerant = task.tolerant = True
+        line.cut()
+        thread.write("Nobody hears me.")
+        approve.click()
+        for said in (problem, task.page.locator(".toast.alert")):
+            said = said.filter(has_text=AWAY)
+            thread.see(said, UNKNOWN)
+            expect(said).not_to_contain_text("asked again")
+        thread.shot("unknown")
+        line.mend()
+        thread.gone(problem)
+        expect(field).to_have_value("Nobody hears me.")
+        task.see(task.page.locator(".toast.alert"), UNKNOWN)
+
+
+def test_what_could_not_be_read_is_read_once_the_gateway_is_back(place: Place, gateway: Served, look: Look) -> None:
+    place.agent("alice", "exit 1")
+    asked = {"to": "alice", "type": "work", "instructions": "Read me.", "id": "asks", "requires_approval": True}
+    gateway.call("POST", "/api/tasks", asked)
+    with Line(gateway.port) as line:
+        served = Served(place, gateway.process, f"http://127.0.0.1:{line.port}")
+        listed, opened = look(served, "#/approvals"), look(served, "#/agents")
+        summary = listed.page.locator("summary").filter(has_text="asks")
+        listed.see(summary)
+        for sight in (listed, opened):
+            sight.see(sight.page.locator("#connection"), "live")
+            sight.tolerant = True
+        line.cut()
+        summary.click()
+        opened.page.evaluate("location.hash = '#/tasks/asks'")
+        listed.see(listed.page.get_by_role("region", name="Approval of asks"), AWAY)
+        opened.see(opened.page.locator("main .problem").first, AWAY)
+        line.mend()
+        for sight in (listed, opened):
+            panel = sight.page.get_by_role("region", name="Approval of asks")
+            sight.see(panel.locator(".theirs"), "Read me.")
+            sight.see(panel.get_by_role("button", name="Approve exactly this"))
+            sight.gone(sight.page.get_by_text(AWAY))
+        opened.see(opened.page.locator(".about"), "Read me.")

@@ -47,6 +47,9 @@ export function forgetToken() {
   localStorage.removeItem(KEPT);
 }
 
+const UNREAD = { hint: "Try again when it is back." };
+const UNKNOWN = { detail: "It is not known whether this was done.", hint: "Look when it is back, and do it again if it was not." };
+
 /** A path of the API, its parts escaped: path`tasks/${id}/cancel`. */
 export function path(parts, ...values) {
   return String.raw({ raw: parts }, ...values.map((value) => encodeURIComponent(value)));
@@ -70,7 +73,7 @@ export async function ask(method, where, { query, body, headers, signal } = {}) 
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(0, { title: "The gateway does not answer", hint: "It is asked again as soon as it is back." });
+    throw new Problem(0, { title: "The gateway does not answer", ...(method === "GET" ? UNREAD : UNKNOWN) });
   }
   if (answer.ok) return answer;
   const problem = new Problem(answer.status, await answer.json().catch(() => ({})));

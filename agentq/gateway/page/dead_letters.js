@@ -41,7 +41,7 @@ export function deadLetters(root, params, leaving) {
 
   function make(letter) {
     const again = ({ currentTarget: button }) =>
-      act(button, "It was not retried", () => post(path`dead-letters/${letter.id}/retry`), (task) =>
+      act(button, "Retrying it", () => post(path`dead-letters/${letter.id}/retry`), (task) =>
         say(`It is tried again as ${task?.task_id ?? "a task"}.`),
       );
     const drop = async ({ currentTarget: button }) => {
@@ -50,7 +50,7 @@ export function deadLetters(root, params, leaving) {
         doing: "Delete",
         danger: true,
       });
-      if (sure !== null) act(button, "It was not deleted", () => remove(path`dead-letters/${letter.id}`), () => say("It is deleted."));
+      if (sure !== null) act(button, "Deleting it", () => remove(path`dead-letters/${letter.id}`), () => say("It is deleted."));
     };
     return h(
       "li",

@@ -10,6 +10,7 @@ const FINAL = new Set([4401, 4403]);
 /** Topics by name: { since, readers }. `since` is the cursor behind the last frame that came. */
 const topics = new Map();
 const listeners = new Set();
+const awaiting = new Set();
 
 let socket = null;
 let welcomed = false;
@@ -51,6 +52,17 @@ export function subscribe(topic, since, reader) {
     topics.delete(topic);
     if (welcomed) send({ op: "unsubscribe", topic });
   };
+}
+
+/** Call `act` once, as soon as the gateway is heard of again. */
+export function whenBack(act) {
+  awaiting.add(act);
+}
+
+function back() {
+  const acts = [...awaiting];
+  awaiting.clear();
+  for (const act of acts) act();
 }
 
 /** Connect, and stay connected from now on; also after a refusal, with whatever token there is now. */
@@ -112,7 +124,9 @@ const TAKES = {
     engine = { name: "ok", detail: "" };
     for (const [topic, { since }] of topics) send({ op: "subscribe", topic, since });
     tellState();
+    back();
   },
+  heartbeat: back,
   subscribed(frame, topic) {
     if (topic && frame.at && topic.since !== "start") topic.since = frame.at;
   },

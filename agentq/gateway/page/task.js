@@ -5,7 +5,7 @@ import { approvalPanel, requested } from "./approval.js";
 import { confirmed } from "./dialog.js";
 import { busy, debounced, fill, h, renew } from "./dom.js";
 import { openArtifact, showEvidence } from "./evidence.js";
-import { subscribe } from "./live.js";
+import { subscribe, whenBack } from "./live.js";
 import { may } from "./me.js";
 import { outputView, pieceOf } from "./output.js";
 import { replyView } from "./reply.js";
@@ -68,7 +68,7 @@ export function task(root, params, leaving) {
       return;
     }
     if (hasEnded(status.state) && !manifest) {
-      manifest = await get(path`tasks/${id}/result`, { check: false }, leaving).catch(() => null);
+      manifest = await get(path`tasks/${id}/result`, { check: false }, leaving).catch((error) => later(error, load));
       if (!leaving.aborted) showEvidence(parts.evidence, id, leaving);
     } else if (!manifest) {
       fill(parts.evidence, h("p", { class: "dim" }, "None yet: evidence comes with the result."));
@@ -98,6 +98,12 @@ export function task(root, params, leaving) {
     say(`The whole of attempt ${attempt} is in the store: artifacts/${id}/${attempt}/transcript.log`);
   }
 
+  /** Ask again for what stands beside the task once the gateway is back. */
+  function later(error, act) {
+    if (error.isAway) whenBack(() => leaving.aborted || act());
+    return null;
+  }
+
   function history() {
     const ignored = () => {}; // what is away is said by the task itself, and asked for again
     get(path`tasks/${id}/events`, {}, leaving).then(({ events }) => timeline.takeAll(events), ignored);
@@ -105,7 +111,7 @@ export function task(root, params, leaving) {
   }
 
   async function ask() {
-    request = await get(path`tasks/${id}/request`, {}, leaving).catch(() => null);
+    request = await get(path`tasks/${id}/request`, {}, leaving).catch((error) => later(error, ask));
     if (!request || leaving.aborted) return;
     if (request.envelope.expected_output?.artifacts?.includes("decision")) replay();
     fill(parts.about, plainly(titled(request.envelope.instructions ?? "")));
@@ -268,7 +274,7 @@ async function cancel({ currentTarget: button }, status, load) {
     await post(path`tasks/${status.task_id}/cancel`, reason ? { reason } : {});
     say(`Cancelling ${status.task_id} is asked for.`);
   } catch (error) {
-    complain(error, `${status.task_id} was not cancelled`);
+    complain(error, `Cancelling ${status.task_id}`);
   }
   load();
 }
@@ -281,6 +287,6 @@ async function retry({ currentTarget: button }, status, key) {
     go(to`/tasks/${again.task_id}`);
   } catch (error) {
     busy([button], false);
-    complain(error, `${status.task_id} was not retried`);
+    complain(error, `Retrying ${status.task_id}`);
   }
 }

@@ -68,7 +68,7 @@ export function tasks(root, params, leaving) {
       next = answer.next;
       show();
     } catch (error) {
-      if (error.name !== "AbortError") fill(notice, problem(error));
+      if (error.name !== "AbortError") fill(notice, problem(error, older));
     }
     busy([more], false);
   }

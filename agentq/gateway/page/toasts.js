@@ -1,6 +1,7 @@
 // What happened, said once, in a corner and to screen readers; errors stay until they are dismissed.
 
 import { h } from "./dom.js";
+import { whenBack } from "./live.js";
 
 const SECONDS = 6;
 const MOST = 4;
@@ -25,16 +26,20 @@ export function complain(error, doing = "") {
   if (error.status === undefined) console.error(error);
 }
 
-/** A block that shows a Problem in the place of what could not be shown. */
+/** A block that shows a Problem in the place of what could not be shown. Of a gateway that is away it speaks until that
+ * is back: then what could not be read is read again. */
 export function problem(error, again) {
-  return h(
+  const hint = error.isAway && again ? "It is asked again as soon as it is back." : error.hint;
+  const element = h(
     "div",
     { class: "problem", role: "alert" },
     h("p", {}, h("strong", {}, error.title ?? "Something broke in this page")),
     (error.detail ?? error.message) && h("p", {}, error.detail ?? error.message),
-    error.hint && h("p", { class: "hint" }, error.hint),
+    hint && h("p", { class: "hint" }, hint),
     again && h("button", { type: "button", onclick: again }, "Try again"),
   );
+  if (error.isAway) whenBack(() => element.isConnected && (again ? again() : element.remove()));
+  return element;
 }
 
 function show(content, role) {
