@@ -293,3 +293,41 @@ def test_an_end_that_nobody_looks_at_is_told_in_the_title(place: Place, gateway:
     sight.see(sight.page.locator(".toast"), "alice answered in “Elsewhere”")
     sight.page.evaluate("window.away = false; document.dispatchEvent(new Event('visibilitychange'))")
     expect(sight.page).to_have_title("Elsewhere · agentq")
+
+
+def test_what_is_too_long_is_neither_cut_nor_sent(place: Place, gateway: Served, look: Look) -> None:
+    place.agent("alice", "exit 1")
+    thread = gateway.thread("Long")
+    sight = look(gateway, f"#/threads/{thread}")
+    field, limit = sight.page.get_by_label("Message", exact=True), sight.page.locator(".limit")
+    text = "😀" * 65_536 + "the end"
+    sight.write(text)
+    sight.reads(limit, "This is 7 characters too long: it may have 65,536.")
+    sight.page.get_by_role("button", name="Assign").click()
+    sight.shot("too-long")
+    expect(field).to_have_value(text)
+    field.fill(text[:-7])
+    expect(limit).to_be_hidden()
+    sight.press("Control+Enter")
+    sight.see(sight.page.locator("li.message.is-person"))
+    expect(field).to_have_value("")
+    (message,) = gateway.call("GET", f"/api/threads/{thread}")["messages"]
+    assert message["text"] == text[:-7]
+    sight.page.get_by_role("button", name="Edit").click()
+    sight.page.get_by_role("textbox", name="Description").fill("x" * 65_537)
+    sight.page.get_by_role("button", name="Save").click()
+    sight.reads(sight.page.locator("form.editing .limit"), "This is 1 character too long: it may have 65,536.")
+    sight.go("#/threads")
+    sight.page.locator("summary").filter(has_text="New thread").click()
+    sight.page.get_by_label("Title").fill("x" * 201)
+    sight.page.get_by_role("button", name="Begin it").click()
+    sight.reads(sight.page.locator(".beginning .limit").first, "This is 1 character too long: it may have 200.")
+    assert [one["thread_id"] for one in gateway.call("GET", "/api/threads")["threads"]] == [thread]
+    task = gateway.call("POST", "/api/tasks", {"to": "alice", "type": "work", "instructions": "x"})["task_id"]
+    sight.go(f"#/tasks/{task}")
+    sight.page.get_by_role("button", name="Cancel …").click()
+    dialog = sight.page.get_by_role("dialog")
+    dialog.get_by_role("textbox").fill("x" * 1001)
+    dialog.get_by_role("button", name="Cancel the task").click()
+    sight.reads(dialog.locator(".limit"), "This is 1 character too long: it may have 1,000.")
+    assert gateway.call("GET", f"/api/tasks/{task}")["state"] == "pending"

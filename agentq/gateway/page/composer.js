@@ -2,6 +2,7 @@
 
 import { newKey, path, post } from "./api.js";
 import { fill, h } from "./dom.js";
+import { limited } from "./limits.js";
 import { completed } from "./mentions.js";
 import { problem } from "./toasts.js";
 
@@ -29,7 +30,6 @@ class Composer {
     this.field = h("textarea", {
       id: "composer",
       rows: 3,
-      maxlength: 65_536,
       value: sessionStorage.getItem(kept(threadId)) ?? "",
       placeholder: "Write a message, @ names an agent",
       "aria-describedby": "composer-about",
@@ -37,6 +37,7 @@ class Composer {
       onkeydown: (event) => this.#pressed(event),
     });
     this.list = completed(this.field, () => agents().filter(takes("mention")));
+    this.limit = limited(this.field, 65_536);
     this.who = h("select", { id: "composer-agent" });
     this.said = h("div", { class: "said", role: "alert" });
     this.element = h("form", { class: "composer card", onsubmit: (event) => this.#post(event) }, this.#parts());
@@ -49,6 +50,7 @@ class Composer {
     return [
       h("label", { for: "composer" }, "Message"),
       h("div", { class: "field" }, this.field, this.list),
+      this.limit,
       h("p", { id: "composer-about", class: "dim" }, "Who is mentioned is asked at once. Ctrl+Enter posts."),
       this.said,
       h(
@@ -77,8 +79,12 @@ class Composer {
 
   #changed() {
     this.#key = newKey();
-    if (this.field.value) sessionStorage.setItem(kept(this.threadId), this.field.value);
-    else sessionStorage.removeItem(kept(this.threadId));
+    try {
+      if (this.field.value) sessionStorage.setItem(kept(this.threadId), this.field.value);
+      else sessionStorage.removeItem(kept(this.threadId));
+    } catch {
+      sessionStorage.removeItem(kept(this.threadId)); // it is too large, and an older one would be a wrong one
+    }
   }
 
   #pressed(event) {
@@ -94,6 +100,7 @@ class Composer {
   }
 
   async #send(where, body) {
+    if (!this.element.reportValidity()) return;
     const buttons = this.element.querySelectorAll("button");
     buttons.forEach((one) => (one.disabled = true));
     try {
@@ -109,7 +116,7 @@ class Composer {
 
   #sent(answer) {
     this.field.value = "";
-    this.#changed();
+    this.field.dispatchEvent(new Event("input"));
     const unheard = (answer.not_asked ?? []).map(({ agent, why }) => h("p", {}, h("strong", {}, `${agent} was not asked: `), why));
     fill(this.said, unheard);
     this.posted(answer);

@@ -3,6 +3,7 @@
 import { get, newKey, path, post } from "./api.js";
 import { fill, h, keyed } from "./dom.js";
 import { confirmed } from "./dialog.js";
+import { limited } from "./limits.js";
 import { may } from "./me.js";
 import { plainly } from "./plain.js";
 import { Prose } from "./prose.js";
@@ -89,7 +90,8 @@ export class Description {
     if (this.#editing) return;
     this.#editing = true;
     let { number, text } = this.#draft ?? this.view.description;
-    const field = h("textarea", { id: "new-description", rows: 8, maxlength: 65_536, value: this.#draft?.written ?? text });
+    const field = h("textarea", { id: "new-description", rows: 8, value: this.#draft?.written ?? text });
+    const limit = limited(field, 65_536);
     const said = h("div");
     const done = (draft) => {
       this.#draft = draft;
@@ -124,7 +126,7 @@ export class Description {
     const discard = this.#draft && h("button", { type: "button", class: "quiet", onclick: () => done(null) }, "Discard");
     const save = h("button", { type: "submit", class: "primary" }, "Save");
     const label = h("label", { for: "new-description", class: "unseen" }, "Description");
-    const form = h("form", { class: "editing", onsubmit: send }, label, field, said, h("div", { class: "buttons" }, save, back, discard));
+    const form = h("form", { class: "editing", onsubmit: send }, label, field, limit, said, h("div", { class: "buttons" }, save, back, discard));
     this.edit.hidden = true;
     this.shown.replaceWith(form);
     field.focus();

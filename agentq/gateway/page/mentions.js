@@ -99,6 +99,7 @@ class Completion {
   #take(at) {
     const caret = this.field.selectionStart;
     this.field.setRangeText(`${this.#found[at].agent} `, caret - this.#written.length, caret, "end");
+    this.field.dispatchEvent(new Event("input"));
     this.close();
     this.field.focus();
   }

@@ -3,6 +3,7 @@
 import { get, newKey, post } from "./api.js";
 import { debounced, fill, h, keyed, renew } from "./dom.js";
 import { subscribe } from "./live.js";
+import { limited } from "./limits.js";
 import { may } from "./me.js";
 import { plainly } from "./plain.js";
 import { go, title, to } from "./router.js";
@@ -59,8 +60,8 @@ function isWriting(names) {
 /** A form that opens on demand: a title, and what it is about. */
 function beginning() {
   const key = newKey();
-  const name = h("input", { id: "thread-title", required: true, maxlength: 200, autocomplete: "off" });
-  const about = h("textarea", { id: "thread-about", rows: 4, maxlength: 65_536 });
+  const name = h("input", { id: "thread-title", required: true, autocomplete: "off" });
+  const about = h("textarea", { id: "thread-about", rows: 4 });
   const said = h("div");
   const send = async (event) => {
     event.preventDefault();
@@ -77,8 +78,10 @@ function beginning() {
     { onsubmit: send },
     h("label", { for: "thread-title" }, "Title"),
     name,
+    limited(name, 200),
     h("label", { for: "thread-about" }, "Description"),
     about,
+    limited(about, 65_536),
     said,
     h("div", { class: "buttons" }, h("button", { type: "submit", class: "primary" }, "Begin it")),
   );
