@@ -211,10 +211,11 @@ def test_a_description_that_somebody_else_changed_first_is_saved_after_a_look_at
 @pytest.mark.promise("thread-page")
 def test_an_answer_whose_worker_was_killed_is_told_as_interrupted(place: Place, gateway: Served, look: Look) -> None:
     worker = place.worker("alice", says("The first half ", "and the second."))
-    sight = look(gateway, f"#/threads/{gateway.thread('Cut')}")
+    sight, listed = look(gateway, f"#/threads/{gateway.thread('Cut')}"), look(gateway, "#/threads")
     sight.write("@alice tell me")
     sight.reads(sight.text_of("alice"), "The first half ")
     sight.see(sight.answer("alice").locator(".typing"), "alice is writing")
+    listed.see(listed.page.locator("ol.threads > li"), "alice is writing")
     worker.kill()
     sight.see(sight.answer("alice").locator(".typing.is-waiting"), "alice was interrupted")
     expect(sight.answer("alice").locator(".typing")).not_to_contain_text("agent started")
@@ -222,7 +223,8 @@ def test_an_answer_whose_worker_was_killed_is_told_as_interrupted(place: Place, 
     sight.see(sight.answer("alice").locator(".typing.is-waiting"), "alice was interrupted")
     sight.reads(sight.text_of("alice"), "The first half ")
     sight.go("#/threads")
-    sight.see(sight.page.locator("ol.threads > li"), "waiting for alice")
+    for one in (sight, listed):
+        one.see(one.page.locator("ol.threads > li"), "waiting for alice")
 
 
 def test_an_agent_that_nobody_runs_is_not_said_to_write(place: Place, gateway: Served, look: Look) -> None:

@@ -10,7 +10,7 @@ import { go, title, to } from "./router.js";
 import { problem } from "./toasts.js";
 import { ago, nothing } from "./words.js";
 
-const TELLING = new Set(["thread_opened", "message_posted", "message_ended", "completed", "failed", "cancelled", "expired", "claimed"]);
+const TELLING = new Set(["thread_opened", "message_posted", "message_ended", "completed", "failed", "cancelled", "expired", "claimed", "attempt_ended"]);
 
 /** The view of all threads. */
 export function threads(root, _params, leaving) {
@@ -28,6 +28,7 @@ export function threads(root, _params, leaving) {
     }
   };
   const again = debounced(fetch, 200, 1000);
+  addEventListener("agentq:refresh", again, { signal: leaving }); // nobody tells that a worker is gone while it wrote
   fetch();
   const reader = { event: ({ kind }) => TELLING.has(kind) && again(), gap: again, caughtUp: again };
   const unheard = subscribe("/events", "", reader);
