@@ -99,6 +99,21 @@ def test_a_list_follows_what_another_window_does(place: Place, gateway: Served, 
     mine.see(row(mine, task), "cancelled by")
 
 
+def test_a_task_whose_worker_went_silent_is_named_at_its_agent(place: Place, gateway: Served, look: Look) -> None:
+    worker = place.worker("alice", "hold 1", limits="heartbeat_seconds = 0.5")
+    task = ask(gateway)
+    sight = look(gateway, "#/agents")
+    card = sight.page.locator("li.agent").filter(has_text="alice")
+    sight.see(card.locator(".works"), task)
+    worker.kill()
+    sight.see(card.locator(".works"), f"{task} stands: its worker went silent")
+    sight.see(card, "nobody is up")
+    sight.see(card.locator("pre"), "agentq worker run alice")
+    sight.shot("stands")
+    card.get_by_role("link", name=task).click()
+    sight.see(sight.page.locator(".task-head .badge"), "worker silent")
+
+
 def test_filters_stand_in_the_address(place: Place, gateway: Served, look: Look) -> None:
     place.agent("alice", REPORT)
     one, other = ask(gateway, labels={"team": "red"}), ask(gateway, labels={"team": "blue"}, requires_approval=True)

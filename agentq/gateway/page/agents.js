@@ -21,12 +21,14 @@ export function agents(root, params, leaving) {
 
   async function load() {
     try {
-      const [found, processes] = await Promise.all([get("agents", {}, leaving), get("workers", {}, leaving)]);
-      fill(sums, summed(found.agents));
-      keyed(cards, ordered(found.agents), (one) => one.agent, () => h("li", { class: "card agent" }), showAgent);
+      const asked = [get("agents", {}, leaving), get("workers", {}, leaving), get("tasks", { state: "lease", limit: 100 }, leaving)];
+      const [found, processes, silent] = await Promise.all(asked);
+      const all = found.agents.map((one) => ({ ...one, stuck: silent.tasks.filter((row) => row.agent === one.agent) }));
+      fill(sums, summed(all));
+      keyed(cards, ordered(all), (one) => one.agent, () => h("li", { class: "card agent" }), showAgent);
       workers.show(processes.workers);
       below.hidden = processes.workers.length === 0;
-      fill(notice, advice(found.agents));
+      fill(notice, advice(all));
     } catch (error) {
       if (error.name !== "AbortError") fill(notice, problem(error, load));
     }
@@ -67,8 +69,13 @@ function summed(all) {
 
 /** Those that do something or should come first. */
 function ordered(all) {
-  const rank = (one) => (one.up || one.queued ? 0 : 1);
+  const rank = (one) => (one.up || isWanted(one) ? 0 : 1);
   return [...all].sort((one, other) => rank(one) - rank(other) || one.agent.localeCompare(other.agent));
+}
+
+/** Whether there is something that only a worker of it brings on. */
+function isWanted({ queued, stuck }) {
+  return queued > 0 || stuck.length > 0;
 }
 
 function advice(all) {
@@ -85,7 +92,7 @@ function advice(all) {
 
 function standing(one) {
   const more = one.up > 1 ? `, ${one.up} up` : "";
-  if (!one.up) return ["down", "○", one.queued ? "nobody is up" : "down"];
+  if (!one.up) return ["down", "○", isWanted(one) ? "nobody is up" : "down"];
   return one.working.length ? ["working", "▶", `working${more}`] : ["idle", "●", `idle${more}`];
 }
 
@@ -113,9 +120,12 @@ function showAgent(card, one) {
           work.doing && h("q", { class: "doing", title: "an agent's words" }, plainly(work.doing)),
         ),
       ),
+      one.stuck.map(({ task_id }) =>
+        h("li", {}, h("a", { href: to`/tasks/${task_id}` }, task_id), h("span", { class: "dim" }, " stands: its worker went silent")),
+      ),
     ),
     h("p", { class: "queue" }, queue(one)),
-    !one.up && one.queued ? h("pre", {}, h("code", {}, `agentq worker run ${one.agent}`)) : null,
+    !one.up && isWanted(one) ? h("pre", {}, h("code", {}, `agentq worker run ${one.agent}`)) : null,
   );
 }
 
