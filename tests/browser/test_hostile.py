@@ -30,6 +30,11 @@ def nothing_of_it_is_there(sight: Sight) -> None:
     expect(sight.page.locator(STRANGERS)).to_have_count(0)
 
 
+def nothing_turns_the_writing_around(sight: Sight) -> None:
+    """Neither in what is shown nor in what the window is called."""
+    assert "\u202e" not in sight.page.inner_text("body") + sight.page.title()
+
+
 @pytest.mark.promise("page-escapes")
 def test_a_thread_of_nothing_but_markup_is_text(place: Place, gateway: Served, look: Look) -> None:
     answer = f"{ALL}\n\n```{EVIL[0]}\n{ALL}\n```\n`{EVIL[0]}`\n"
@@ -37,7 +42,7 @@ def test_a_thread_of_nothing_but_markup_is_text(place: Place, gateway: Served, l
         "alice",
         f"cat > \"$AGENTQ_OUTPUT/answer.md\" <<'END'\n{answer}END\nhold 1\n" + decides("refine", ALL, description=ALL),
     )
-    thread = gateway.thread(ALL[:180], description=f"{ALL}\n\nwas")
+    thread = gateway.thread(f"{EVIL[8]} {ALL}"[:180], description=f"{ALL}\n\nwas")
     sight = look(gateway, f"#/threads/{thread}")
     sight.write(f"@alice {ALL}")
     sight.see(sight.text_of("alice"), EVIL[0])
@@ -45,7 +50,7 @@ def test_a_thread_of_nothing_but_markup_is_text(place: Place, gateway: Served, l
     place.open_gate("1")
     sight.see(sight.decided("alice"), EVIL[1])
     sight.see(sight.page.locator(".proposal"), EVIL[2])
-    assert "\u202e" not in sight.page.inner_text("body"), "nothing turns the writing around"
+    nothing_turns_the_writing_around(sight)
     sight.see(sight.page.locator("li.message.is-person .prose"), EVIL[5])
     nothing_of_it_is_there(sight)
     sight.shot("thread")
@@ -66,7 +71,7 @@ def test_a_task_of_nothing_but_markup_is_text(place: Place, gateway: Served, loo
         ]
     )
     place.worker("alice", script)
-    body = {"to": "alice", "type": "work", "instructions": ALL, "labels": {"evil": EVIL[0], "repo": EVIL[2]}}
+    body = {"to": "alice", "type": "work", "instructions": ALL, "labels": {"evil": EVIL[0], "repo": EVIL[2], "odd": EVIL[8]}}
     task = gateway.call("POST", "/api/tasks", body | {"context": ALL})["task_id"]
     sight = look(gateway, f"#/tasks/{task}")
     sight.see(sight.page.locator("main"), "completed")
@@ -76,6 +81,7 @@ def test_a_task_of_nothing_but_markup_is_text(place: Place, gateway: Served, loo
         artifact.locator("summary").first.click()
         sight.see(artifact, EVIL[4])
     nothing_of_it_is_there(sight)
+    nothing_turns_the_writing_around(sight)
     sight.shot("task")
     sight.go("#/tasks")
     sight.see(sight.page.locator("main"), task)

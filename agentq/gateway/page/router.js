@@ -2,6 +2,7 @@
 
 import { newKey } from "./api.js";
 import { focus } from "./dom.js";
+import { plainly } from "./plain.js";
 
 const routes = [];
 /** How far down each entry of the tab's history was read. */
@@ -30,7 +31,7 @@ export function go(address) {
 
 /** What the page is called while this view is shown. */
 export function title(text) {
-  document.title = text ? `${text} · agentq` : "agentq";
+  document.title = text ? `${plainly(text)} · agentq` : "agentq";
 }
 
 /** Say what is filtered in the address, without showing the view anew. */
