@@ -333,3 +333,41 @@ def test_what_is_too_long_is_neither_cut_nor_sent(place: Place, gateway: Served,
     dialog.get_by_role("button", name="Cancel the task").click()
     sight.reads(dialog.locator(".limit"), "This is 1 character too long: it may have 1,000.")
     assert gateway.call("GET", f"/api/tasks/{task}")["state"] == "pending"
+
+
+def test_what_looks_like_a_credential_is_sent_only_by_who_says_so(place: Place, gateway: Served, look: Look) -> None:
+    place.agent("alice", "exit 1")
+    thread = gateway.thread("Keys")
+    sight = look(gateway, f"#/threads/{thread}")
+    sight.tolerant = True
+    looks = f"Is ghp_{'0123456789abcdefghij' * 2}"[:43] + " one of ours?"
+    sight.write(looks)
+    dialog = sight.page.get_by_role("dialog")
+    sight.see(dialog, "the message, line 1, column 4: this looks like")
+    sight.shot("asked")
+    dialog.get_by_role("button", name="Back").click()
+    sight.see(sight.page.locator(".composer .problem"), "It was not sent")
+    expect(sight.page.locator(".composer")).not_to_contain_text("allow_secrets")
+    expect(sight.page.get_by_label("Message", exact=True)).to_have_value(looks)
+    assert gateway.call("GET", f"/api/threads/{thread}")["messages"] == []
+    sight.page.get_by_role("button", name="Post", exact=True).click()
+    dialog.get_by_role("button", name="Send it all the same").click()
+    sight.reads(sight.page.locator("li.message.is-person .prose"), looks)
+    sight.page.get_by_role("button", name="Edit").click()
+    sight.page.get_by_role("textbox", name="Description").fill(looks)
+    sight.page.get_by_role("button", name="Save").click()
+    dialog.get_by_role("button", name="Send it all the same").click()
+    sight.reads(sight.page.locator(".description .prose"), looks)
+    sight.go("#/threads")
+    sight.page.locator("summary").filter(has_text="New thread").click()
+    sight.page.get_by_label("Title").fill(looks)
+    sight.page.get_by_role("button", name="Begin it").click()
+    dialog.get_by_role("button", name="Send it all the same").click()
+    sight.reads(sight.page.get_by_role("heading", level=1), looks)
+    task = gateway.call("POST", "/api/tasks", {"to": "alice", "type": "work", "instructions": "x"})["task_id"]
+    sight.go(f"#/tasks/{task}")
+    sight.page.get_by_role("button", name="Cancel …").click()
+    dialog.get_by_role("textbox").fill(looks)
+    dialog.get_by_role("button", name="Cancel the task").click()
+    dialog.get_by_role("button", name="Send it all the same").click()
+    sight.see(sight.page.locator(".task-head .badge"), "cancelled")

@@ -18,6 +18,11 @@ export class Problem extends Error {
     return this.status === 0;
   }
 
+  /** True for a text that is refused because it looks like it holds a credential, and may be sent all the same. */
+  get isCredential() {
+    return this.hint.includes('"allow_secrets"');
+  }
+
   /** True for what is not there yet, but will be. */
   get isNothingYet() {
     return this.type === "urn:agentq:nothing-yet";

@@ -1,10 +1,11 @@
 // What exactly is approved, and the two buttons.
 
-import { get, path, post } from "./api.js";
+import { get, path } from "./api.js";
 import { confirmed } from "./dialog.js";
 import { busy, fill, focus, h } from "./dom.js";
 import { may } from "./me.js";
 import { plainly } from "./plain.js";
+import { send } from "./sending.js";
 import { complain, problem, say } from "./toasts.js";
 import { clock, facts, span, theirWords } from "./words.js";
 
@@ -38,7 +39,7 @@ export function approvalPanel(taskId, leaving, done) {
   async function act(doing, body, said) {
     busy(element.querySelectorAll("button"));
     try {
-      await post(path`tasks/${taskId}/${doing}`, body);
+      await send(path`tasks/${taskId}/${doing}`, body);
       say(said);
       done();
     } catch (error) {

@@ -1,9 +1,10 @@
 // Writing in a thread: a message whose mentions ask agents at once, or the thread given to one agent with a button.
 
-import { newKey, path, post } from "./api.js";
+import { newKey, path } from "./api.js";
 import { fill, h } from "./dom.js";
 import { limited } from "./limits.js";
 import { completed } from "./mentions.js";
+import { send } from "./sending.js";
 import { problem } from "./toasts.js";
 
 const ASKS = [
@@ -104,7 +105,7 @@ class Composer {
     const buttons = this.element.querySelectorAll("button");
     buttons.forEach((one) => (one.disabled = true));
     try {
-      const answer = await post(`${path`threads/${this.threadId}`}/${where}`, body, this.#key);
+      const answer = await send(`${path`threads/${this.threadId}`}/${where}`, body, this.#key);
       this.#sent(answer);
     } catch (error) {
       fill(this.said, problem(error));

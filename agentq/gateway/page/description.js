@@ -8,6 +8,7 @@ import { may } from "./me.js";
 import { plainly } from "./plain.js";
 import { Prose } from "./prose.js";
 import { to } from "./router.js";
+import { send } from "./sending.js";
 import { complain, problem, say } from "./toasts.js";
 import { shownChange } from "./word_changes.js";
 import { ago } from "./words.js";
@@ -65,7 +66,7 @@ export class Description {
       const asked = { text: "The description stays as it is.", doing: "Decline", reason: "Why (may be empty)" };
       const reason = await confirmed("Decline this change?", asked);
       if (reason === null) return;
-      this.#act(post(`${where}/decline`, { task_id, ...(reason && { reason }) }), "The change is declined.");
+      this.#act(send(`${where}/decline`, { task_id, ...(reason && { reason }) }), "The change is declined.");
     };
     return h(
       "div",
@@ -111,10 +112,10 @@ export class Description {
       ({ number, text } = current);
       this.changed();
     };
-    const send = async (event) => {
+    const save = async (event) => {
       event.preventDefault();
       try {
-        await post(path`threads/${this.view.thread_id}/description`, { text: field.value, base: number }, newKey());
+        await send(path`threads/${this.view.thread_id}/description`, { text: field.value, base: number }, newKey());
         done(null);
         this.changed();
       } catch (error) {
@@ -124,9 +125,9 @@ export class Description {
     };
     const back = h("button", { type: "button", class: "quiet", onclick: keep }, "Back");
     const discard = this.#draft && h("button", { type: "button", class: "quiet", onclick: () => done(null) }, "Discard");
-    const save = h("button", { type: "submit", class: "primary" }, "Save");
+    const submit = h("button", { type: "submit", class: "primary" }, "Save");
     const label = h("label", { for: "new-description", class: "unseen" }, "Description");
-    const form = h("form", { class: "editing", onsubmit: send }, label, field, limit, said, h("div", { class: "buttons" }, save, back, discard));
+    const form = h("form", { class: "editing", onsubmit: save }, label, field, limit, said, h("div", { class: "buttons" }, submit, back, discard));
     this.edit.hidden = true;
     this.shown.replaceWith(form);
     field.focus();

@@ -8,6 +8,7 @@ import { may } from "./me.js";
 import { plainly } from "./plain.js";
 import { Prose } from "./prose.js";
 import { to } from "./router.js";
+import { send } from "./sending.js";
 import { complain, say } from "./toasts.js";
 import { ago } from "./words.js";
 
@@ -143,7 +144,7 @@ export class Message {
     const reason = await confirmed(`Stop ${author}?`, { text, doing: "Stop it", danger: true, reason: "Why (may be empty)" });
     if (reason === null) return;
     focus(this.article); // the button will go, and what came of it stands here
-    await this.#act(post(path`tasks/${task_id}/cancel`, reason ? { reason } : {}), `${author} is being stopped.`);
+    await this.#act(send(path`tasks/${task_id}/cancel`, reason ? { reason } : {}), `${author} is being stopped.`);
   }
 
   async #act(asking, words) {

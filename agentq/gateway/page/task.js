@@ -11,6 +11,7 @@ import { outputView, pieceOf } from "./output.js";
 import { replyView } from "./reply.js";
 import { plainly } from "./plain.js";
 import { go, title, to } from "./router.js";
+import { send } from "./sending.js";
 import { timelineView } from "./timeline.js";
 import { complain, problem, say } from "./toasts.js";
 import { ago, badge, clock, dollars, facts, hasEnded, short, span, theirWords } from "./words.js";
@@ -271,7 +272,7 @@ async function cancel({ currentTarget: button }, status, load) {
   if (reason === null) return;
   busy([button]);
   try {
-    await post(path`tasks/${status.task_id}/cancel`, reason ? { reason } : {});
+    await send(path`tasks/${status.task_id}/cancel`, reason ? { reason } : {});
     say(`Cancelling ${status.task_id} is asked for.`);
   } catch (error) {
     complain(error, `Cancelling ${status.task_id}`);

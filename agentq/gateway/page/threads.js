@@ -1,12 +1,13 @@
 // The threads: what each is called, what was said last and who is writing; and a new one.
 
-import { get, newKey, post } from "./api.js";
+import { get, newKey } from "./api.js";
 import { debounced, fill, h, keyed, renew } from "./dom.js";
 import { subscribe } from "./live.js";
 import { limited } from "./limits.js";
 import { may } from "./me.js";
 import { plainly } from "./plain.js";
 import { go, title, to } from "./router.js";
+import { send } from "./sending.js";
 import { problem } from "./toasts.js";
 import { ago, nothing } from "./words.js";
 
@@ -64,11 +65,11 @@ function beginning() {
   const name = h("input", { id: "thread-title", required: true, autocomplete: "off" });
   const about = h("textarea", { id: "thread-about", rows: 4 });
   const said = h("div");
-  const send = async (event) => {
+  const begin = async (event) => {
     event.preventDefault();
     const description = about.value.trim();
     try {
-      const begun = await post("threads", { title: name.value.trim(), ...(description && { description }) }, key);
+      const begun = await send("threads", { title: name.value.trim(), ...(description && { description }) }, key);
       go(to`/threads/${begun.thread_id}`);
     } catch (error) {
       fill(said, problem(error));
@@ -76,7 +77,7 @@ function beginning() {
   };
   const form = h(
     "form",
-    { onsubmit: send },
+    { onsubmit: begin },
     h("label", { for: "thread-title" }, "Title"),
     name,
     limited(name, 200),
