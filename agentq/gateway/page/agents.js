@@ -131,7 +131,7 @@ function showAgent(card, one) {
 
 function queue(one) {
   if (one.queued === null || one.queued === undefined) return "queue unknown";
-  if (one.queued === 0) return "nothing waits";
+  if (one.queued === 0) return one.stuck.length ? "nothing else waits" : "nothing waits";
   const oldest = one.oldest_seconds === null ? "" : `, the oldest for ${span(Math.floor(one.oldest_seconds))}`;
   return h(
     "a",
