@@ -371,3 +371,18 @@ def test_what_looks_like_a_credential_is_sent_only_by_who_says_so(place: Place, 
     dialog.get_by_role("button", name="Cancel the task").click()
     dialog.get_by_role("button", name="Send it all the same").click()
     sight.see(sight.page.locator(".task-head .badge"), "cancelled")
+
+
+def test_a_retry_of_an_answer_says_that_the_thread_does_not_show_it(place: Place, gateway: Served, look: Look) -> None:
+    place.worker("alice", "exit 1")
+    thread = gateway.thread("Once more")
+    sight = look(gateway, f"#/threads/{thread}")
+    sight.write("@alice are you there?")
+    sight.see(sight.decided("alice"), "failed")
+    sight.answer("alice").get_by_role("link", name="task").click()
+    sight.page.get_by_role("button", name="Retry as a new task").click()
+    toast = sight.page.locator(".toast")
+    sight.see(toast, "Its answer is not shown in the thread")
+    expect(toast.get_by_role("link", name="the thread")).to_have_attribute("href", f"#/threads/{thread}")
+    sight.see(sight.page.locator(".task-head"), f"{thread}, which does not show its answer")
+    sight.shot("retried")

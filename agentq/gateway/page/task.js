@@ -123,7 +123,7 @@ export function task(root, params, leaving) {
   function show() {
     if (!status || leaving.aborted) return;
     renew(parts.head, head(status, request, manifest, doing));
-    renew(parts.actions, actions(status, load, retryKey));
+    renew(parts.actions, actions(status, load, retryKey, request?.envelope.labels?.thread));
     renew(parts.result, hasEnded(status.state) ? result(status, manifest) : null);
     parts.result.hidden = !hasEnded(status.state);
     if (hasEnded(status.state)) {
@@ -225,7 +225,7 @@ function head(status, request, manifest, doing) {
       ["Plan", status.group ? h("a", { href: to`/plans/${status.group}` }, status.group) : null],
       ["Its tasks", status.tasks ? h("a", { href: to`/plans/${status.task_id}` }, "as a graph") : null],
       ["Retry of", envelope?.retry_of && link(envelope.retry_of)],
-      ["Thread", envelope?.labels?.thread && h("a", { href: to`/threads/${envelope.labels.thread}` }, plainly(envelope.labels.thread))],
+      ["Thread", envelope?.labels?.thread && inThread(envelope)],
       ["Labels", labels.length ? labels.map(([key, value]) => h("span", { class: "tag" }, plainly(value ? `${key}=${value}` : key))) : null],
       ["Ended", status.finished_at && ago(status.finished_at)],
       ["Took", usage.seconds !== null && usage.seconds !== undefined ? span(usage.seconds) : null],
@@ -234,6 +234,11 @@ function head(status, request, manifest, doing) {
       ["Moved to", status.moved_to],
     ),
   ];
+}
+
+/** The thread that a task is of; an answer that is tried again is one of its own, and not seen there. */
+function inThread({ labels, retry_of }) {
+  return [h("a", { href: to`/threads/${labels.thread}` }, plainly(labels.thread)), retry_of && h("span", { class: "dim" }, ", which does not show its answer")];
 }
 
 /** Which attempt it is or was, and how many came to nothing; the number that ended it by a seal is nobody's attempt. */
@@ -254,10 +259,10 @@ function result(status, manifest) {
   ];
 }
 
-function actions(status, load, key) {
+function actions(status, load, key, thread) {
   if (!may("coordinator")) return null;
   if (hasEnded(status.state)) {
-    return h("div", { class: "buttons" }, h("button", { type: "button", onclick: (event) => retry(event, status, key) }, "Retry as a new task"));
+    return h("div", { class: "buttons" }, h("button", { type: "button", onclick: (event) => retry(event, status, key, thread) }, "Retry as a new task"));
   }
   return h("div", { class: "buttons" }, h("button", { type: "button", class: "danger", onclick: (event) => cancel(event, status, load) }, "Cancel …"));
 }
@@ -280,11 +285,12 @@ async function cancel({ currentTarget: button }, status, load) {
   load();
 }
 
-async function retry({ currentTarget: button }, status, key) {
+async function retry({ currentTarget: button }, status, key, thread) {
   busy([button]);
   try {
     const again = await post(path`tasks/${status.task_id}/retry`, {}, key);
-    say(`${again.task_id} tries it again.`);
+    const there = thread && [" Its answer is not shown in ", h("a", { href: to`/threads/${thread}` }, "the thread"), ": to ask again there, ask in it."];
+    say([`${again.task_id} tries it again.`, there]);
     go(to`/tasks/${again.task_id}`);
   } catch (error) {
     busy([button], false);
