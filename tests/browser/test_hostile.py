@@ -71,7 +71,12 @@ def test_a_task_of_nothing_but_markup_is_text(place: Place, gateway: Served, loo
         ]
     )
     place.worker("alice", script)
-    body = {"to": "alice", "type": "work", "instructions": ALL, "labels": {"evil": EVIL[0], "repo": EVIL[2], "odd": EVIL[8]}}
+    body = {
+        "to": "alice",
+        "type": "work",
+        "instructions": ALL,
+        "labels": {"evil": EVIL[0], "repo": EVIL[2], "odd": EVIL[8]},
+    }
     task = gateway.call("POST", "/api/tasks", body | {"context": ALL})["task_id"]
     sight = look(gateway, f"#/tasks/{task}")
     sight.see(sight.page.locator("main"), "completed")

@@ -225,6 +225,33 @@ def test_the_focus_stays_in_a_thread_when_something_is_decided(place: Place, gat
     expect(sight.answer("alice").locator("article")).to_be_focused()
 
 
+@pytest.mark.promise("page-reach")
+def test_buttons_that_look_the_same_are_told_apart_by_who_listens(place: Place, gateway: Served, look: Look) -> None:
+    place.worker("alice", says("I begin ", "and never end"), limits="parallel = 2")
+    place.worker("bob", "exit 1")
+    place.worker("carol", "echo a > $AGENTQ_OUTPUT/report.md; echo b > $AGENTQ_OUTPUT/summary.md")
+    thread = gateway.thread()
+    for _ in range(2):
+        gateway.post(thread, "@alice and @bob")
+    done = gateway.call("POST", "/api/tasks", WORK | {"to": "carol"})["task_id"]
+    for one in ("one", "two"):
+        gateway.call("POST", "/api/tasks", WORK | {"to": "bob", "id": f"asks-{one}", "requires_approval": True})
+    for address, names in {
+        f"#/threads/{thread}": ("Stop alice", "Ask again bob"),
+        "#/dead-letters": ("Delete … ", "Retry "),
+        "#/approvals": ("Reject … asks-", "Approve exactly this asks-"),
+        f"#/tasks/{done}": ("Save ",),
+    }.items():
+        sight = look(gateway, address)
+        if address == "#/approvals":
+            for summary in (sight.page.locator("main li > details > summary").nth(at) for at in range(2)):
+                summary.click()
+        for name in names:
+            expect(sight.page.get_by_role("button", name=name).nth(1)).to_be_visible()
+        heard = [button.text_content() for button in sight.page.locator("main button:visible").all()]
+        assert len(heard) == len(set(heard)), heard
+
+
 def test_an_answer_is_told_once_to_who_listens(place: Place, gateway: Served, look: Look) -> None:
     place.worker("alice", says("one ", "two ", "three"))
     sight = look(gateway, f"#/threads/{gateway.thread()}")

@@ -7,7 +7,7 @@ import { may } from "./me.js";
 import { plainly } from "./plain.js";
 import { send } from "./sending.js";
 import { complain, problem, say } from "./toasts.js";
-import { clock, facts, span, theirWords } from "./words.js";
+import { clock, facts, span, theirWords, unseen } from "./words.js";
 
 /** A block with all that a task's digest covers, and the buttons to approve or reject it; `done` is called after. */
 export function approvalPanel(taskId, leaving, done) {
@@ -31,8 +31,8 @@ export function approvalPanel(taskId, leaving, done) {
     return h(
       "div",
       { class: "buttons" },
-      h("button", { type: "button", class: "danger", onclick: reject }, "Reject …"),
-      h("button", { type: "button", class: "primary", onclick: approve }, "Approve exactly this"),
+      h("button", { type: "button", class: "danger", onclick: reject }, "Reject …", unseen(taskId)),
+      h("button", { type: "button", class: "primary", onclick: approve }, "Approve exactly this", unseen(taskId)),
     );
   }
 

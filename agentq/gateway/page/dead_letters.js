@@ -8,7 +8,7 @@ import { may } from "./me.js";
 import { plainly } from "./plain.js";
 import { title, to } from "./router.js";
 import { complain, problem, say } from "./toasts.js";
-import { ago, nothing, theirWords } from "./words.js";
+import { ago, nothing, theirWords, unseen } from "./words.js";
 
 /** The view of the dead letters. */
 export function deadLetters(root, params, leaving) {
@@ -52,6 +52,7 @@ export function deadLetters(root, params, leaving) {
       });
       if (sure !== null) act(button, "Deleting it", () => remove(path`dead-letters/${letter.id}`), () => say("It is deleted."));
     };
+    const which = () => unseen(letter.task_id ?? `the message of ${new Date(letter.at).toLocaleString()}`);
     return h(
       "li",
       { class: "card letter" },
@@ -67,8 +68,8 @@ export function deadLetters(root, params, leaving) {
         h(
           "div",
           { class: "buttons" },
-          h("button", { type: "button", class: "danger", onclick: drop }, "Delete …"),
-          h("button", { type: "button", class: "primary", onclick: again }, "Retry"),
+          h("button", { type: "button", class: "danger", onclick: drop }, "Delete …", which()),
+          h("button", { type: "button", class: "primary", onclick: again }, "Retry", which()),
         ),
     );
   }

@@ -11,7 +11,7 @@ import { to } from "./router.js";
 import { send } from "./sending.js";
 import { complain, problem, say } from "./toasts.js";
 import { shownChange } from "./word_changes.js";
-import { ago } from "./words.js";
+import { ago, unseen } from "./words.js";
 
 /** The description's element, with what is proposed for it. `changed()` is called when something was decided. */
 export class Description {
@@ -71,8 +71,8 @@ export class Description {
     return h(
       "div",
       { class: "buttons" },
-      state === "open" && h("button", { type: "button", class: "primary", onclick: accept }, "Accept"),
-      h("button", { type: "button", onclick: decline }, "Decline"),
+      state === "open" && h("button", { type: "button", class: "primary", onclick: accept }, "Accept", unseen(task_id)),
+      h("button", { type: "button", onclick: decline }, "Decline", unseen(task_id)),
     );
   }
 

@@ -4,7 +4,7 @@ import { ask, get, path } from "./api.js";
 import { diff } from "./diff.js";
 import { fill, h } from "./dom.js";
 import { complain, problem } from "./toasts.js";
-import { bytes, theirWords } from "./words.js";
+import { bytes, theirWords, unseen } from "./words.js";
 
 const SHOWN = 512 * 1024;
 const FIRST = ["summary", "answer", "report", "patch", "test-output", "verdict", "decision", "risks"];
@@ -81,7 +81,7 @@ function artifact(taskId, one, leaving) {
     h(
       "div",
       { class: "bar" },
-      h("button", { type: "button", class: "quiet", onclick: () => save(where, one) }, "Save"),
+      h("button", { type: "button", class: "quiet", onclick: () => save(where, one) }, "Save", unseen(one.name)),
       one.sha256 && h("span", { class: "dim mono digest", title: "SHA-256" }, one.sha256),
     ),
     content,

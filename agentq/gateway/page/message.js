@@ -10,7 +10,7 @@ import { Prose } from "./prose.js";
 import { to } from "./router.js";
 import { send } from "./sending.js";
 import { complain, say } from "./toasts.js";
-import { ago } from "./words.js";
+import { ago, unseen } from "./words.js";
 
 const DECIDED = {
   answer: "answered",
@@ -112,7 +112,7 @@ export class Message {
     const begun = isBegun(message);
     const words = begun ? `${author} is writing` : this.#waiting(message);
     const dots = h("span", { class: "dots", "aria-hidden": "true" }, h("i"), h("i"), h("i"));
-    const stop = task_id && may("coordinator") && button("Stop", () => this.#stop());
+    const stop = task_id && may("coordinator") && button(["Stop", unseen(`${author}, ${task_id}`)], () => this.#stop());
     const doing = this.#doing && ` · ${plainly(this.#doing)}`;
     return h("p", { class: begun ? "typing" : "typing is-waiting" }, dots, h("span", {}, words, doing), stop);
   }
@@ -131,7 +131,7 @@ export class Message {
       type in WITH_A_BUTTON
         ? [path`threads/${thread_id}/${WITH_A_BUTTON[type]}`, { agent: author, text: "Please try again." }]
         : [path`threads/${thread_id}/messages`, { text: `@${author} please try again.` }];
-    return button("Ask again", async ({ currentTarget: asking }) => {
+    return button(["Ask again", unseen(`${author}, ${task_id}`)], async ({ currentTarget: asking }) => {
       busy([asking]);
       if (await this.#act(post(where, body, this.#key), `${author} is asked again.`)) this.#key = newKey();
       busy([asking], false);
@@ -165,8 +165,8 @@ function isBegun({ task_id, task_state }) {
   return !task_id || (task_state !== null && task_state !== "pending");
 }
 
-function button(text, onclick) {
-  return h("button", { type: "button", class: "quiet", onclick }, text);
+function button(words, onclick) {
+  return h("button", { type: "button", class: "quiet", onclick }, words);
 }
 
 function headOf({ author, kind, at, finished_at, attempt, task_id, state }) {
@@ -175,7 +175,7 @@ function headOf({ author, kind, at, finished_at, attempt, task_id, state }) {
     kind === "agent" && h("span", { class: "tag" }, "agent"),
     h("span", { class: "dim" }, ago(finished_at ?? at)),
     state === "generating" && attempt > 1 && h("span", { class: "dim" }, `attempt ${attempt}`),
-    task_id && h("a", { href: to`/tasks/${task_id}` }, "task", h("span", { class: "unseen" }, ` ${task_id}`)),
+    task_id && h("a", { href: to`/tasks/${task_id}` }, "task", unseen(task_id)),
   ];
 }
 

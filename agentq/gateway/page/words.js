@@ -123,6 +123,11 @@ export function theirWords(text, whose = "an agent's words", props = {}) {
   );
 }
 
+/** What the eye sees from where it stands, for who only hears it: which of those that look the same. */
+export function unseen(text) {
+  return h("span", { class: "unseen" }, ` ${text}`);
+}
+
 /** Pairs as a list of terms; what is null is left out. */
 export function facts(...pairs) {
   const known = pairs.filter(([, value]) => value !== null && value !== undefined && value !== false && value !== "");
