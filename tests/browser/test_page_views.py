@@ -519,7 +519,9 @@ def test_who_comes_back_to_a_list_is_where_they_were(place: Place, gateway: Serv
     assert sight.page.evaluate("scrollY") == 0, "who goes there anew begins at the top"
 
 
-def test_what_is_not_there_is_told_with_what_to_do(gateway: Served, look: Look) -> None:
+def test_what_is_not_there_is_told_with_what_to_do(place: Place, gateway: Served, look: Look) -> None:
+    place.agent("alice", REPORT)
+    ask(gateway)
     sight = look(gateway, "#/agents")
     sight.tolerant = True
     for address in ("#/tasks/no-such-task", "#/tasks/no%20task"):
@@ -528,11 +530,29 @@ def test_what_is_not_there_is_told_with_what_to_do(gateway: Served, look: Look) 
         sight.see(sight.page.locator("main .problem .hint"))
         expect(sight.page.get_by_role("heading", name="Timeline")).to_have_count(0)
     sight.go("#/plans/nope")
-    sight.see(sight.page.locator("main .problem .hint"))
+    problem = sight.page.locator("main .problem")
+    sight.see(problem, "there is no plan nope")
+    expect(problem.get_by_role("link", name="the plans")).to_have_attribute("href", "#/plans")
     expect(sight.page.get_by_role("heading", name="Its tasks")).to_have_count(0)
+    expect(sight.page.locator("main table")).to_be_hidden()
+    sight.go("#/tasks/nope")
+    sight.see(problem, "there is no task nope")
+    expect(problem.get_by_role("link", name="the tasks")).to_have_attribute("href", "#/tasks")
+    sight.go("#/tasks?state=bogus")
+    sight.see(problem, "'bogus' is no state")
     expect(sight.page.locator("main table")).to_be_hidden()
     sight.go("#/nowhere")
     sight.see("There is no such page")
+
+
+def test_what_is_a_task_and_no_plan_leads_to_the_task(place: Place, gateway: Served, look: Look) -> None:
+    place.agent("alice", REPORT)
+    task = ask(gateway)
+    sight = look(gateway, f"#/plans/{task}")
+    sight.tolerant = True
+    sight.see(sight.page.locator("main .problem"), f"{task} is no plan")
+    sight.page.locator("main .problem").get_by_role("link", name=task).click()
+    sight.see(sight.page.locator(".task-head .badge"), "queued")
 
 
 def test_cards_stand_apart_and_fields_in_a_row(place: Place, gateway: Served, look: Look) -> None:

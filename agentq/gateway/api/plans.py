@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 from starlette.responses import Response
 
-from agentq.errors import NotFound
+from agentq.errors import NoSuchTask, NotFound
 from agentq.gateway.api.shapes import Given, Made, Told
 from agentq.gateway.api.tasks import made
 from agentq.gateway.operations import COORDINATORS, Call, Operation
@@ -89,7 +89,10 @@ def _member(task: Envelope, state: str, waits_for: str | None) -> dict[str, Any]
 
 
 def _group(app: "App", task_id: str) -> tuple[Envelope, str]:
-    envelope = app.coordinator.envelope(task_id)
+    try:
+        envelope = app.coordinator.envelope(task_id)
+    except NoSuchTask as error:
+        raise NotFound(f"there is no plan {task_id}", hint="See: GET /api/tasks?plans=true") from error
     if not envelope.is_group:
         raise NotFound(f"{task_id} is no plan", hint=f"See: GET /api/tasks/{task_id}")
     return envelope, app.coordinator.status(task_id).state

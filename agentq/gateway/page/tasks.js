@@ -55,7 +55,13 @@ export function tasks(root, params, leaving) {
       next = answer.next;
       show();
     } catch (error) {
-      if (error.name !== "AbortError" && mine === turn) fill(notice, problem(error, load));
+      if (error.name === "AbortError" || mine !== turn) return;
+      if (anew) {
+        rows = []; // they are not what is asked for now
+        next = null;
+        show();
+      }
+      fill(notice, problem(error, load));
     }
   }
 
@@ -125,7 +131,8 @@ function filters(query, changed) {
     return h("div", {}, h("label", { for: id }, label), input);
   };
   const chosen = query.get("state") ?? "";
-  const states = STATES.map(([value, words]) => h("option", { value, selected: value === chosen }, words));
+  const known = STATES.some(([value]) => value === chosen);
+  const states = [...STATES, ...(known ? [] : [[chosen, chosen]])].map(([value, words]) => h("option", { value, selected: value === chosen }, words));
   const rare = ["type", "label", "sender", "since"];
   const form = h(
     "form",

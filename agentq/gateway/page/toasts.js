@@ -4,6 +4,13 @@ import { h } from "./dom.js";
 import { whenBack } from "./live.js";
 
 const SECONDS = 6;
+/** Where the API sends its reader, and who looks at the page. */
+const ELSEWHERE = {
+  "See: GET /api/tasks": ["#/tasks", "the tasks"],
+  "See: GET /api/tasks?plans=true": ["#/plans", "the plans"],
+  "See: GET /api/dead-letters": ["#/dead-letters", "the dead letters"],
+};
+const TASK = /^See: GET \/api\/tasks\/([\w.-]+)$/;
 const MOST = 4;
 
 /** Say that something was done. */
@@ -19,7 +26,7 @@ export function complain(error, doing = "") {
     [
       h("p", {}, h("strong", {}, doing ? `${doing}: ` : "", title)),
       (error.detail ?? error.message) && h("p", {}, error.detail ?? error.message),
-      error.hint && h("p", { class: "hint" }, error.hint),
+      hinted(error.hint),
     ],
     "alert",
   );
@@ -35,11 +42,17 @@ export function problem(error, again) {
     { class: "problem", role: "alert" },
     h("p", {}, h("strong", {}, error.title ?? "Something broke in this page")),
     (error.detail ?? error.message) && h("p", {}, error.detail ?? error.message),
-    hint && h("p", { class: "hint" }, hint),
+    hinted(hint),
     again && h("button", { type: "button", onclick: again }, "Try again"),
   );
   if (error.isAway) whenBack(() => element.isConnected && (again ? again() : element.remove()));
   return element;
+}
+
+function hinted(hint) {
+  const id = TASK.exec(hint)?.[1];
+  const [href, words] = id ? [`#/tasks/${id}`, id] : (ELSEWHERE[hint] ?? []);
+  return hint && h("p", { class: "hint" }, href ? ["See: ", h("a", { href }, words)] : hint);
 }
 
 function show(content, role) {
