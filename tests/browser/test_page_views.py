@@ -498,24 +498,26 @@ def test_of_more_tasks_than_are_listed_it_is_said_how_to_reach_them(gateway: Ser
 
 def test_who_comes_back_to_a_list_is_where_they_were(place: Place, gateway: Served, look: Look) -> None:
     place.agent("alice", REPORT)
-    for _ in range(40):
+    for _ in range(60):
         ask(gateway)
     sight = look(gateway, "#/tasks")
     rows = sight.page.locator("main table tbody tr")
-    expect(rows).to_have_count(40)
-    rows.nth(30).get_by_role("link").first.focus()
+    expect(rows).to_have_count(50)
+    sight.page.get_by_role("button", name="Older tasks").click()
+    expect(rows).to_have_count(60)
+    rows.nth(55).get_by_role("link").first.focus()
     top = sight.page.evaluate("scrollY")
     assert top > 0
     sight.press("Enter")
     sight.see(sight.page.get_by_role("heading", name="Timeline"))
     assert sight.page.evaluate("scrollY") == 0
     sight.page.go_back()
-    expect(rows).to_have_count(40)
+    expect(rows).to_have_count(60)
     until(lambda: sight.page.evaluate("scrollY") == top, "the list where it was")
     sight.page.get_by_role("link", name="Agents", exact=True).click()
     sight.see(sight.page.get_by_role("heading", name="Agents", exact=True))
     sight.page.get_by_role("link", name="Tasks", exact=True).click()
-    expect(rows).to_have_count(40)
+    expect(rows).to_have_count(50)
     assert sight.page.evaluate("scrollY") == 0, "who goes there anew begins at the top"
 
 

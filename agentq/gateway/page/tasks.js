@@ -30,6 +30,10 @@ const FIELDS = ["text", "state", "agent", "type", "label", "sender", "since"];
 const ROWS = new Set(["submitted", "released", "delayed", "approval_requested", "approved", "rejected", "claimed", "progress"]);
 for (const kind of ["attempt_ended", "cancel_requested", "completed", "failed", "cancelled", "expired"]) ROWS.add(kind);
 
+/** How many tasks were listed at this entry of the tab's history: so many are again for who comes back. */
+const kept = () => history.state?.listed ?? 0;
+const keep = (listed) => history.replaceState({ ...history.state, listed }, "");
+
 /** The view of tasks; its filters stand in the address. */
 export function tasks(root, params, leaving) {
   title("Tasks");
@@ -47,7 +51,8 @@ export function tasks(root, params, leaving) {
 
   async function load(anew = false) {
     const mine = ++turn;
-    const wanted = anew ? PAGE : Math.min(MOST, Math.max(PAGE, rows.length));
+    if (anew) keep(0);
+    const wanted = anew ? PAGE : Math.min(MOST, Math.max(PAGE, rows.length, kept()));
     try {
       const answer = await get("tasks", { ...asked(form), limit: wanted }, leaving);
       if (mine !== turn) return;
@@ -56,12 +61,9 @@ export function tasks(root, params, leaving) {
       show();
     } catch (error) {
       if (error.name === "AbortError" || mine !== turn) return;
-      if (anew) {
-        rows = []; // they are not what is asked for now
-        next = null;
-        show();
-      }
-      fill(notice, problem(error, load));
+      if (anew) [rows, next] = [[], null]; // they are not what is asked for now
+      show();
+      fill(notice, problem(error, () => load()));
     }
   }
 
@@ -72,6 +74,7 @@ export function tasks(root, params, leaving) {
       const known = new Set(rows.map((row) => row.task_id));
       rows = [...rows, ...answer.tasks.filter((row) => !known.has(row.task_id))];
       next = answer.next;
+      keep(rows.length);
       show();
     } catch (error) {
       if (error.name !== "AbortError") fill(notice, problem(error, older));
@@ -101,7 +104,7 @@ export function tasks(root, params, leaving) {
     if (one.kind !== "progress") soon();
   }
 
-  load(true);
+  load();
   addEventListener("agentq:refresh", () => load(), { signal: leaving });
   const stop = subscribe("/events", "", { event, gap: soon });
   return () => (stop(), soon.cancel(), redraw.cancel());
