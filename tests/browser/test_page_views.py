@@ -271,6 +271,30 @@ def test_figures_are_charts_with_a_table_each(place: Place, gateway: Served, loo
     expect(sight.page).to_have_url(re.compile("since=7d"))
 
 
+def test_figures_say_of_when_they_are_once_that_is_not_now(place: Place, gateway: Served, look: Look) -> None:
+    place.agent("alice", REPORT)
+    ask(gateway)
+    with Line(gateway.port) as line:
+        sight = look(Served(place, gateway.process, f"http://127.0.0.1:{line.port}"), "#/figures")
+        sight.tolerant = True
+        stand = sight.page.locator("main p[role=status]")
+        sight.see(sight.page.locator(".sums"), "1 queued")
+        sight.see(sight.page.locator("#connection"), "live")
+        expect(stand).to_be_empty()
+        line.cut()
+        sight.see(stand, "As of ")
+        line.mend()
+        expect(stand).to_be_empty()
+
+        def old(route: Route) -> None:
+            answer = route.fetch()
+            route.fulfill(response=answer, json=answer.json() | {"as_of": "2026-01-01T00:00:00Z"})
+
+        sight.page.route("**/api/stats?*", old)
+        sight.page.get_by_label("Of what ended in").select_option("7d")
+        sight.see(stand, "As of ")
+
+
 def test_figures_of_what_ended_are_of_the_whole_time(place: Place, gateway: Served, look: Look) -> None:
     place.worker("alice", REPORT)
     place.agent("bob", REPORT)

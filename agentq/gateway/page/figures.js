@@ -3,11 +3,11 @@
 import { get } from "./api.js";
 import { chart } from "./charts.js";
 import { debounced, fill, h } from "./dom.js";
-import { subscribe } from "./live.js";
+import { connection, subscribe, whenConnection } from "./live.js";
 import { keepQuery, title } from "./router.js";
 import { table } from "./table.js";
 import { problem } from "./toasts.js";
-import { dollars, nothing, short, span } from "./words.js";
+import { ago, clock, dollars, nothing, short, span } from "./words.js";
 
 const SPANS = [
   ["1h", "hour", 60],
@@ -21,6 +21,7 @@ const OUTCOMES = [
   ["cancelled", "c"],
   ["expired", "d"],
 ];
+const FRESH = 60_000;
 const ENDS = new Set(OUTCOMES.map(([name]) => name));
 
 /** The view of figures over a span of time, by agent below. */
@@ -32,10 +33,14 @@ export function figures(root, params, leaving) {
   const since = h("select", { id: "since", onchange: () => (keepQuery([["since", since.value]]), load()) }, options);
   const sums = h("ul", { class: "sums" });
   const notice = h("div");
+  const stand = h("p", { class: "dim", role: "status" });
   const charts = h("div", { class: "charts" });
   const agents = table("Figures by agent", AGENT_COLUMNS, (one) => one.key);
   const below = h("section", { hidden: true }, h("h2", {}, "By agent"), agents.element);
-  fill(root, h("h1", {}, "Figures"), h("p", {}, h("label", { for: "since" }, "Of what ended in "), since), notice, sums, charts, below);
+  fill(root, h("h1", {}, "Figures"), h("p", {}, h("label", { for: "since" }, "Of what ended in "), since), notice, stand, sums, charts, below);
+
+  let asOf = null;
+  const date = () => fill(stand, isOld(asOf) ? ["As of ", clock(asOf), ", ", ago(asOf), "."] : null);
 
   async function load() {
     const points = SPANS.find(([value]) => value === since.value)[2];
@@ -44,6 +49,8 @@ export function figures(root, params, leaving) {
         get("series", { since: since.value, points }, leaving),
         get("stats", { since: since.value, by: "agent" }, leaving),
       ]);
+      asOf = stats.as_of;
+      date();
       fill(sums, summed(stats));
       redraw(charts, drawn(series));
       agents.show(stats.parts);
@@ -58,7 +65,13 @@ export function figures(root, params, leaving) {
   addEventListener("agentq:refresh", load, { signal: leaving });
   load();
   const stop = subscribe("/events", "", { event: (event) => ENDS.has(event.kind) && soon(), gap: soon });
-  return () => (stop(), soon.cancel());
+  const unheard = whenConnection(date);
+  return () => (stop(), unheard(), soon.cancel());
+}
+
+/** Whether what was measured then may not be how things stand now. */
+function isOld(asOf) {
+  return asOf && (["away", "reconnecting"].includes(connection().name) || Date.now() - new Date(asOf) > FRESH);
 }
 
 /** New charts in the place of the old ones; a table that was opened stays open. */
