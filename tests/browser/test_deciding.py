@@ -96,6 +96,19 @@ def test_who_approves_sees_the_end_of_a_long_request_and_where_it_works(
         assert texts.evaluate_all("all => all.map(one => one.scrollHeight - one.clientHeight)") == [0, 0]
 
 
+def test_who_approves_sees_how_the_tasks_stand_that_it_needs(place: Place, gateway: Served, look: Look) -> None:
+    place.worker("alice", REPORT)
+    gateway.call("POST", "/api/tasks", WORK | {"id": "first"})
+    gateway.call("POST", "/api/tasks", WORK | {"id": "then", "after": ["first"], "requires_approval": True})
+    sight = look(gateway, "#/approvals")
+    sight.page.locator("summary").filter(has_text="then").click()
+    panel = sight.page.get_by_role("region", name="Approval of then")
+    sight.see(panel.locator(".facts .badge"), "completed")
+    sight.shot("needs")
+    panel.get_by_role("link", name="first").click()
+    state(sight, "completed")
+
+
 @pytest.mark.promise("page-decides")
 def test_what_was_altered_is_not_approved(place: Place, gateway: Served, look: Look) -> None:
     place.agent("alice", REPORT)

@@ -5,9 +5,13 @@ import { confirmed } from "./dialog.js";
 import { busy, fill, focus, h } from "./dom.js";
 import { may } from "./me.js";
 import { plainly } from "./plain.js";
+import { to } from "./router.js";
 import { send } from "./sending.js";
 import { complain, problem, say } from "./toasts.js";
-import { clock, facts, span, theirWords, unseen } from "./words.js";
+import { badge, clock, facts, span, theirWords, unseen } from "./words.js";
+
+/** Of how many needed tasks it is asked how they stand. */
+const LOOKED_AT = 20;
 
 /** A block with all that a task's digest covers, and the buttons to approve or reject it; `done` is called after. */
 export function approvalPanel(taskId, leaving, done) {
@@ -17,7 +21,9 @@ export function approvalPanel(taskId, leaving, done) {
   async function load() {
     try {
       request = await get(path`tasks/${taskId}/request`, {}, leaving);
-      fill(element, h("h2", {}, "This needs an approval"), requested(request), buttons());
+      const needs = (request.envelope.depends_on ?? []).slice(0, LOOKED_AT);
+      const found = await Promise.all(needs.map((id) => get(path`tasks/${id}`, {}, leaving).catch(() => null)));
+      fill(element, h("h2", {}, "This needs an approval"), requested(request, found.filter(Boolean)), buttons());
     } catch (error) {
       if (error.name !== "AbortError") fill(element, problem(error, load));
     }
@@ -66,8 +72,8 @@ export function approvalPanel(taskId, leaving, done) {
   return element;
 }
 
-/** The envelope, its context and the digest over both, as they were registered. */
-export function requested({ envelope, context, cut, digest }) {
+/** The envelope, its context and the digest over both, as they were registered; of the tasks that it needs, how these stand. */
+export function requested({ envelope, context, cut, digest }, needed = []) {
   const asked = envelope;
   const expected = asked.expected_output?.artifacts ?? [];
   const labels = Object.entries(asked.labels ?? {});
@@ -80,7 +86,7 @@ export function requested({ envelope, context, cut, digest }) {
       ["Time for one attempt", asked.timeout_seconds && span(asked.timeout_seconds)],
       ["Attempts at most", asked.max_attempts],
       ["Evidence wanted", expected.join(", ")],
-      ["Needs", asked.depends_on?.join(", ")],
+      ["Needs", asked.depends_on?.length ? asked.depends_on.map((id) => need(id, needed.find((one) => one.task_id === id))) : null],
       ["Labels", labels.length ? labels.map(([key, value]) => h("span", { class: "tag" }, plainly(value ? `${key}=${value}` : key))) : null],
       ["Budget", asked.budget && JSON.stringify(asked.budget)],
       ["Digest", digest && h("span", { class: "mono digest" }, digest)],
@@ -95,4 +101,8 @@ export function requested({ envelope, context, cut, digest }) {
       h("pre", { tabindex: "0", "aria-label": "Envelope" }, plainly(JSON.stringify(envelope, null, 2))),
     ),
   ];
+}
+
+function need(id, found) {
+  return h("div", {}, h("a", { href: to`/tasks/${id}` }, id), found && [" ", badge(found.state, found.waits_for)]);
 }
