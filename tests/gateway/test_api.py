@@ -142,9 +142,11 @@ def test_a_piece_that_is_there_already_is_not_sent_again(served: Served, said: s
 
 
 def test_where_the_store_is_is_not_told_of_a_task_that_there_is_not(served: Served) -> None:
-    for path in ("/api/tasks/nope", "/api/tasks/nope/why", "/api/tasks/nope/result", "/api/plans/nope"):
+    for path in ("/api/tasks/nope", "/api/tasks/nope/why", "/api/tasks/nope/result"):
         found = served.get(path).problem(404)
         assert (found["detail"], found["hint"]) == ("there is no task nope", "See: GET /api/tasks")
+    found = served.get("/api/plans/nope").problem(404)
+    assert (found["detail"], found["hint"]) == ("there is no plan nope", "See: GET /api/tasks?plans=true")
     found = served.post("/api/tasks", TASK | {"id": "fix-17", "after": ["nope"]}).problem(404)
     assert found["detail"] == "nope, which fix-17 is to wait for, is no task"
 
