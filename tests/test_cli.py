@@ -753,7 +753,7 @@ cli.main()
 @pytest.mark.parametrize("seconds", [60, 0])
 def test_ctrl_c_breaks_off_no_step_of_an_event_loop(desk: Desk, seconds: int) -> None:
     """A pool of threads that was broken off as it started one started a second: both used one connection, and died."""
-    done = _between_steps(desk, seconds=seconds, blocking=0.1)
+    done = _between_steps(desk, seconds=seconds, blocking=0)
     assert (done.returncode, done.stderr) == (130, "")
     assert done.stdout == "a step is not broken off\nall is let go of\n"
 
