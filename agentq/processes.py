@@ -8,9 +8,7 @@ orphans are handed to. Elsewhere only the process group is known, and nothing is
 import asyncio
 import ctypes
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -164,24 +162,13 @@ def adopt_orphans() -> None:
 
 
 def _tether() -> tuple[str, ...]:
-    """What to put before a command so that it is killed when this process dies.
+    """What to put before a command so that it is killed when this process dies, and not begun when it is dead.
 
-    A small program does it after the fork: a `preexec_fn` is not safe in a process with threads, and Python warns.
+    A small program does it after the fork: a `preexec_fn` is not safe in a process with threads, and Python warns. It
+    is no `setpriv --pdeathsig`, which begins an orphan: whoever looked for the token before the fork became a program
+    did not find it, and has begun the next attempt.
     """
-    if not LINUX:
-        return ()
-    return _setpriv() or (sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid()))
-
-
-@cache
-def _setpriv() -> tuple[str, ...] | None:
-    """The quick tether (3 ms instead of a Python's 50); not every system's knows the option."""
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        return None
-    prefix = (setpriv, "--pdeathsig", "KILL", "--")
-    trial = subprocess.run([*prefix, setpriv, "--version"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    return prefix if trial.returncode == 0 else None
+    return (sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid())) if LINUX else ()
 
 
 _TETHER = """

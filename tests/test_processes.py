@@ -310,8 +310,6 @@ from pathlib import Path
 from agentq import processes
 
 async def main():
-    if sys.argv[2] == "python":
-        processes._setpriv = lambda: None
     process, _ = await processes.start(
         ["/bin/sh", "-c", "echo $$; setsid sh -c 'echo $$; exec sleep 600' & wait"],
         {"PATH": os.environ["PATH"], processes.MARKER: sys.argv[1]},
@@ -324,9 +322,9 @@ asyncio.run(main())
 
 
 @contextlib.contextmanager
-def killed_daemon(token: str, tether: str) -> Iterator[tuple[int, int]]:
+def killed_daemon(token: str) -> Iterator[tuple[int, int]]:
     """The pids of an agent and of its tool, whose daemon was killed the hard way."""
-    command = [sys.executable, "-c", KILLED_DAEMON, token, tether]
+    command = [sys.executable, "-c", KILLED_DAEMON, token]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as daemon:
         assert daemon.stdout is not None
         leader, tool = (int(daemon.stdout.readline()) for _ in range(2))
@@ -337,12 +335,9 @@ def killed_daemon(token: str, tether: str) -> Iterator[tuple[int, int]]:
         kill_marked(token)
 
 
-@pytest.mark.parametrize("tether", ["setpriv", "python"])
-def test_an_agent_dies_with_its_daemon_and_a_later_one_clears_up_the_rest(tether: str) -> None:
-    if tether == "setpriv" and processes._setpriv() is None:
-        pytest.skip("this system's setpriv knows no --pdeathsig, or there is none")
+def test_an_agent_dies_with_its_daemon_and_a_later_one_clears_up_the_rest() -> None:
     token = secrets.token_hex(8)
-    with killed_daemon(token, tether) as (leader, tool):
+    with killed_daemon(token) as (leader, tool):
         assert gone_within(leader)
         assert lives(tool)
         assert kill_marked(token) is True
@@ -359,12 +354,17 @@ async def test_only_the_very_token_marks() -> None:
         assert await one.ends() == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("tether", ["setpriv", "python"])
-async def test_a_tether_changes_neither_environment_nor_arguments(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tether: str
-) -> None:
-    if tether == "python":
-        monkeypatch.setattr(processes, "_setpriv", lambda: None)
+@pytest.mark.promise("not-twice")
+def test_an_agent_whose_daemon_died_before_it_was_a_program_never_begins() -> None:
+    """Between fork and exec it carries no token: whoever begins the next attempt cannot see it."""
+    orphan = ["/bin/sh", "-c", '"$@"; exit $?', "another parent", *processes._tether(), "/bin/echo", "begun"]
+    done = subprocess.run(orphan, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert "the parent is gone" in done.stderr
+
+
+async def test_a_tether_changes_neither_environment_nor_arguments(tmp_path: Path) -> None:
     told = tmp_path / "told"
     script = f'tr "\\0" "\\n" < /proc/self/environ > {told}; printf "%s|" "$@" >> {told}'
     arguments = ["--", "a b", "", "-c", "ä"]
