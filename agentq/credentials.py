@@ -13,7 +13,7 @@ from itertools import chain, islice, pairwise
 from math import log2
 from typing import NamedTuple
 
-from agentq.errors import Invalid
+from agentq.errors import CredentialFound
 
 FINDS_TOLD = 10
 SECRETS = "Name the place where the worker finds it instead. If it is none: --allow-secrets"
@@ -72,15 +72,15 @@ def place_of(data: bytes, find: Find) -> Place:
 
 
 def refuse(texts: Mapping[str, str | bytes | None], *, allowed: bool = False) -> None:
-    """Raise Invalid when a text holds what looks like a credential; the names say where it was given."""
+    """Raise CredentialFound when a text holds what looks like a credential; the names say where it was given."""
     found = [] if allowed else told(texts)
     if not found:
         return
     if len(found) == 1:
-        raise Invalid(found[0], hint=SECRETS)
+        raise CredentialFound(found[0], hint=SECRETS)
     first = f", the first {FINDS_TOLD} are" if len(found) > FINDS_TOLD else ""
     lines = (f"  {line}" for line in found[:FINDS_TOLD])
-    raise Invalid("\n".join((f"{len(found)} places look like credentials{first}:", *lines)), hint=SECRETS)
+    raise CredentialFound("\n".join((f"{len(found)} places look like credentials{first}:", *lines)), hint=SECRETS)
 
 
 def told(texts: Mapping[str, str | bytes | None]) -> list[str]:

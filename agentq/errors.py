@@ -53,6 +53,10 @@ class Invalid(AgentqError):
     exit_code = ExitCode.INVALID
 
 
+class CredentialFound(Invalid):
+    """Something in it looks like a credential; who says that it is none may let it through."""
+
+
 class NotFound(AgentqError):
     """A name that stands for nothing here."""
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from agentq.context import check_text, read_file
 from agentq.credentials import SECRETS, finds, in_words, place_of
-from agentq.errors import Invalid
+from agentq.errors import CredentialFound, Invalid
 from agentq.messages import NEEDS_LIMIT, is_key
 
 PLAN_LIMIT = 4 * 1024 * 1024
@@ -81,18 +81,19 @@ class Faults:
             self.add(node, str(error).removeprefix(f"{node.where} "), error.hint)
 
     def tell(self) -> None:
-        """Raise Invalid if there is any."""
+        """Raise Invalid if there is any, CredentialFound when all of them may be let through."""
         found = sorted(self._found.items(), key=lambda item: item[0][0])
+        kind = CredentialFound if all(hint == SECRETS for _, hint in found) else Invalid
         if len(found) == 1:
             (line, what), hint = found[0]
-            raise Invalid(f"{_place(self.file, line)}: {what}", hint=_said(hint))
+            raise kind(f"{_place(self.file, line)}: {what}", hint=_said(hint))
         if found:
             first = f", the first {FAULTS_TOLD} are" if len(found) > FAULTS_TOLD else ""
             told = [
                 f"  {f'line {line}, ' if line else ''}{what}. {_said(hint)}"
                 for (line, what), hint in found[:FAULTS_TOLD]
             ]
-            raise Invalid(
+            raise kind(
                 "\n".join([f"{self.file} has {len(found)} faults{first}:", *told]),
                 hint="Correct them and submit the plan again: nothing was written.",
             )

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse
 from agentq.errors import (
     AgentqError,
     Conflict,
+    CredentialFound,
     EvidenceError,
     ExitCode,
     Invalid,
@@ -43,6 +44,7 @@ TITLES = {
     503: "unavailable",
 }
 _STATUSES: tuple[tuple[type[AgentqError], int, str], ...] = (
+    (CredentialFound, 400, "credential"),
     (Invalid, 400, "invalid"),
     (NotFound, 404, "not-found"),
     (NothingYet, 409, "nothing-yet"),

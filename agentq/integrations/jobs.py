@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentq.coordinator import Coordinator
-from agentq.credentials import SECRETS
 from agentq.digest import check, digest, how_made
-from agentq.errors import AgentqError, EvidenceError, NotFound
+from agentq.errors import AgentqError, CredentialFound, EvidenceError, NotFound
 from agentq.harmless import one_line, visible_json
 from agentq.integrations.threads import TENANT, THREAD
 from agentq.lifecycle import Status
@@ -142,7 +141,7 @@ def unknown(job_id: str) -> NotFound:
 def in_words(error: AgentqError) -> str:
     """An error as a model reads it: nothing of the command line, which it may not have."""
     what = one_line(str(error)).rstrip(".")
-    if error.hint == SECRETS:
+    if isinstance(error, CredentialFound):
         return f"{what}. Nothing was started. Name the place where the role finds it instead, and never send it here."
     hint = "" if "--" in error.hint or "agentq " in error.hint else f" {one_line(error.hint)}"
     return f"{what}.{hint}"

@@ -541,8 +541,15 @@ def test_secrets_are_refused(served: Served) -> None:
     key = "AKIA" + "IOSFODNN7EXAMPLQ"
     refused = served.post("/api/tasks", TASK | {"instructions": f"Use {key}"}).problem(400)
     assert refused["hint"].endswith('If it is none: "allow_secrets": true')
+    assert refused["type"] == "urn:agentq:credential"
     plan = f"plan: p\ntasks:\n  one: {{to: review-worker, type: research, instructions: {key}}}\n  two: {{}}\n"
-    assert '"allow_secrets": true' in served.post("/api/plans", {"plan": plan}).problem(400)["detail"]
+    refused = served.post("/api/plans", {"plan": plan}).problem(400)
+    assert '"allow_secrets": true' in refused["detail"]
+    assert refused["type"] == "urn:agentq:invalid", "something else is wrong with it too"
+    alone = served.post(
+        "/api/plans", {"plan": plan.replace("{}", "{to: review-worker, type: research, instructions: x}")}
+    )
+    assert alone.problem(400)["type"] == "urn:agentq:credential"
     assert not list(served.desk.shared.glob("tasks/*"))
 
 

@@ -20,7 +20,7 @@ export class Problem extends Error {
 
   /** True for a text that is refused because it looks like it holds a credential, and may be sent all the same. */
   get isCredential() {
-    return this.hint.includes('"allow_secrets"');
+    return this.type === "urn:agentq:credential";
   }
 
   /** True for what is not there yet, but will be. */
